@@ -1,0 +1,206 @@
+"""Surface and volume points of a linear head model, sampled on the device.
+
+`sample_heads` is a pure function of a key: identities, expressions, points, normals, corresponding points on the mean
+head, and estimated distances around it, in canonical space (1 unit = 150 mm).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrecon.models.parametric.face import LinearFaceModel
+from jaxrecon.types import Similarity
+
+HEAD_CENTRE_MM = (0.0, 10.0, 15.0)
+HEAD_SCALE_MM = 150.0
+
+
+def head_similarity() -> Similarity:
+    """S_canonical_model: the one fixed similarity of heads, x_canonical = (x_mm - centre) / 150."""
+    scale = 1.0 / HEAD_SCALE_MM
+    return Similarity(
+        scale=np.float32(scale),
+        R=np.eye(3, dtype=np.float32),
+        t=(-scale * np.asarray(HEAD_CENTRE_MM)).astype(np.float32),
+    )
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How many points, and where."""
+
+    heads: int = 8
+    """Instances a batch (S)."""
+    surface: int = 640
+    """Surface points of each (N)."""
+    volume: int = 384
+    """Points off the surface of each (M): uniform, and near it."""
+    face_density: float = 3.0
+    """Density of surface points within 95 mm of the nose tip, relative to the rest."""
+    identity_clip: float = 3.0
+    """Identity coefficients are normal, clipped at this many standard deviations."""
+    neutral: float = 0.15
+    """Share of instances with a neutral expression."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HeadSampler:
+    """A head model in canonical units with what sampling needs."""
+
+    mean: Array
+    """(v, 3)"""
+    basis: Array
+    """(k + e, v * 3) identity, then expression"""
+    faces: Array
+    """(f, 3)"""
+    cumulative: Array
+    """(f,) cumulative probability of a face"""
+    landmarks: Array
+    """(68,)"""
+    tied: Array
+    """(e,) index of the mirrored expression (itself where there is none)"""
+    closing: Array
+    """(e,) 1 for mouthClose, which only goes with jawOpen"""
+    opening: Array
+    """(e,) 1 for jawOpen"""
+    identities: int = dataclasses.field(metadata={"static": True})
+    """k"""
+
+
+def make_sampler(model: LinearFaceModel, config: SampleConfig, identities: int = 100) -> HeadSampler:
+    """Prepare a model (mm) for `sample_heads`, with its first `identities` modes."""
+    names = model.expression_names
+    mean = (np.asarray(model.mean) - np.asarray(HEAD_CENTRE_MM, np.float32)) / HEAD_SCALE_MM
+    basis = np.concatenate([model.identity[:identities], model.expression]) / HEAD_SCALE_MM
+    corners = mean[np.asarray(model.faces)]
+    area = 0.5 * np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
+    nose = mean[np.asarray(model.landmarks)[30]]
+    near = np.linalg.norm(corners.mean(1) - nose, axis=1) < 95.0 / HEAD_SCALE_MM
+    # What lies outside the canonical box (the bust) is never sampled.
+    inside = (np.abs(corners.mean(1)) < 1.0).all(1)
+    weight = area * np.where(near, config.face_density, 1.0) * inside
+    swap = {"_L": "_R", "_R": "_L"}
+    mirrored = [n[:-2] + swap[n[-2:]] if n[-2:] in swap else n for n in names]
+    return HeadSampler(
+        mean=jnp.asarray(mean),
+        basis=jnp.asarray(basis.reshape(len(basis), -1), jnp.float32),
+        faces=jnp.asarray(model.faces),
+        cumulative=jnp.asarray(np.cumsum(weight) / weight.sum(), jnp.float32),
+        landmarks=jnp.asarray(model.landmarks),
+        tied=jnp.asarray([names.index(m) if m in names else i for i, m in enumerate(mirrored)]),
+        closing=jnp.asarray([float(n == "mouthClose") for n in names]),
+        opening=jnp.asarray([float(n == "jawOpen") for n in names]),
+        identities=min(identities, len(model.identity)),
+    )
+
+
+def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -> Float[Array, "e"]:
+    """A plausible expression: few shapes active, left and right tied, the mouth closed only as far as the jaw opens."""
+    keys = jax.random.split(key, 5)
+    count = sampler.tied.shape[0]
+    active = jax.random.bernoulli(keys[0], jax.random.uniform(keys[1], (), maxval=0.25), (count,))
+    strength = jax.random.uniform(keys[2], (count,)) * active
+    own = jnp.minimum(jnp.arange(count), sampler.tied)  # both sides read one draw, then differ a little
+    weights = strength[own] * jax.random.uniform(keys[3], (count,), minval=0.7, maxval=1.0)
+    weights = weights + 0.08 * jnp.abs(jax.random.normal(keys[4], (count,)))
+    opening = jnp.sum(weights * sampler.opening)
+    weights = jnp.where(sampler.closing > 0, jnp.minimum(weights, opening), weights)
+    weights = jnp.clip(weights, 0.0, 1.0)
+    damp = jnp.where(jax.random.uniform(keys[1], ()) < neutral, 0.1, 1.0)
+    return damp * weights
+
+
+def draw_triangles(sampler: HeadSampler, key: Array, count: int):
+    """(corner ids (count, 3), barycentric coordinates (count, 3)) of random surface points."""
+    k_face, k_corner = jax.random.split(key)
+    last = sampler.faces.shape[0] - 1
+    face = jnp.searchsorted(sampler.cumulative, jax.random.uniform(k_face, (count,)))
+    u = jax.random.uniform(k_corner, (count, 2))
+    u = jnp.where(jnp.sum(u, axis=1, keepdims=True) > 1.0, 1.0 - u, u)
+    bary = jnp.concatenate([1.0 - jnp.sum(u, axis=1, keepdims=True), u], axis=1)
+    return sampler.faces[jnp.minimum(face, last)], bary
+
+
+def sample_codes(sampler: HeadSampler, config: SampleConfig, key: Array):
+    """(identity (k,), expression (e,)) of one random person."""
+    k_id, k_exp = jax.random.split(key)
+    clip = config.identity_clip
+    identity = jnp.clip(jax.random.normal(k_id, (sampler.identities,)), -clip, clip)
+    return identity, sample_expression(sampler, k_exp, config.neutral)
+
+
+def canonical_vertices(sampler: HeadSampler, identity, expression) -> Float[Array, "v 3"]:
+    """Vertices of one person in canonical space."""
+    codes = jnp.concatenate([identity, expression])
+    return sampler.mean + jnp.matmul(codes, sampler.basis, precision="highest").reshape(-1, 3)
+
+
+def sample_points(sampler: HeadSampler, config: SampleConfig, key: Array, vertices) -> dict:
+    """Points of one instance whose vertices are given; see `sample_heads`."""
+    k_triangle, k_uniform, k_near, k_extra = jax.random.split(key, 4)
+    triangles, bary = draw_triangles(sampler, k_triangle, config.surface)
+    corners = vertices[triangles]
+    points = jnp.einsum("nc,ncx->nx", bary, corners)
+    normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    half = config.volume // 2
+    uniform = jax.random.uniform(k_uniform, (config.volume - half, 3), minval=-1.0, maxval=1.0)
+    spread = 0.06 * jax.random.normal(k_near, (half, 3))
+    uniform = jnp.concatenate([uniform, jnp.clip(points[:half] + spread, -1.0, 1.0)])
+    # The surface samples themselves estimate the distance: within their spacing of the truth, with the sign of the
+    # nearest normal. Grazing points (the rims of mouth, eyes and neck) tell no side and are left out.
+    extra_triangles, extra_bary = draw_triangles(sampler, k_extra, 1024)
+    extra_corners = vertices[extra_triangles]
+    cloud = jnp.concatenate([points, jnp.einsum("nc,ncx->nx", extra_bary, extra_corners)])
+    extra_normals = jnp.cross(
+        extra_corners[:, 1] - extra_corners[:, 0], extra_corners[:, 2] - extra_corners[:, 0]
+    )
+    cloud_normals = jnp.concatenate([normals, extra_normals])
+    squared = (
+        jnp.sum(uniform**2, axis=1)[:, None]
+        + jnp.sum(cloud**2, axis=1)[None, :]
+        - 2.0 * jnp.matmul(uniform, cloud.T, precision="highest")
+    )
+    nearest = jnp.argmin(squared, axis=1)
+    offset = uniform - cloud[nearest]
+    distance = jnp.linalg.norm(offset, axis=1)
+    normal = cloud_normals[nearest]
+    along = jnp.sum(offset * normal, axis=1) / jnp.maximum(
+        jnp.linalg.norm(normal, axis=1) * distance, 1e-9
+    )
+    known = (jnp.abs(along) > 0.5) & (distance > 0.02)
+    return {
+        "points": points,
+        "normals": normals,
+        "reference_points": jnp.einsum("nc,ncx->nx", bary, sampler.mean[triangles]),
+        "uniform": uniform,
+        "distance": jnp.sign(along) * distance,
+        "distance_tolerance": jnp.where(known, 0.02 + 0.1 * distance, 1e6),
+    }
+
+
+def sample_heads(sampler: HeadSampler, config: SampleConfig, key: Array) -> dict:
+    """A batch of random people.
+
+    Returns:
+        z_id (S, k), z_exp (S, e); points, normals, reference_points (S, N, 3); uniform (S, M, 3) with estimated
+        signed `distance` and `distance_tolerance` (S, M), huge where the side is not known.
+    """
+
+    def one(key):
+        k_codes, k_points = jax.random.split(key)
+        identity, expression = sample_codes(sampler, config, k_codes)
+        vertices = canonical_vertices(sampler, identity, expression)
+        points = sample_points(sampler, config, k_points, vertices)
+        return {"z_id": identity, "z_exp": expression, **points}
+
+    return jax.vmap(one)(jax.random.split(key, config.heads))

@@ -1,0 +1,409 @@
+"""Procedural skin albedo and lighting on the vertices of a head model: cheap, pure, sampled on the
+device.
+
+The parametric head models that are free carry shape but no colour. Here colour is a function of a
+flat vector of `PARAMETERS` numbers and of the model's semantic masks and mean positions, so that it
+is the same in all views and expressions of a subject. Skin follows Beer-Lambert absorption by
+melanin, haemoglobin and a yellow chromophore (Igarashi, Nishino & Nayar, "The Appearance of Human
+Skin", 2007); absorptions add, colours multiply.
+
+Albedo is display-encoded RGB in [0, 1] (what an image file stores); `shade` multiplies in linear
+light.
+
+    surface = albedo_surface("ict_head.npz")
+    albedo = vertex_albedo(sample_parameters(key), surface)       # (v, 3); vmap over parameters
+    image_colours = shade(albedo, normals, sample_lighting(key))  # (v, 3)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from jaxrecon.errors import InputError
+from jaxrecon.geometry.shading import constant_lighting, directional_lighting, sh_basis, shading
+
+GAMMA = 2.2
+NOISE_FUNCTIONS = 6
+MASKS = ("lips", "brows", "scalp", "ears", "beard", "blush", "under_eye", "iris", "pupil")
+
+SKIN_BASE = (0.955, 0.835, 0.755)
+MELANIN = (1.22, 1.62, 1.95)
+HAEMOGLOBIN = (0.04, 0.26, 0.21)
+YELLOW = (0.0, 0.05, 0.22)
+LIP = (0.12, 0.55, 0.42)
+SCLERA = (0.90, 0.885, 0.865)
+PUPIL = (0.03, 0.03, 0.035)
+TEETH = (0.87, 0.83, 0.75)
+GUMS = (0.66, 0.33, 0.32)
+MOUTH = (0.42, 0.17, 0.16)
+HAIR_COLOURS = (
+    (0.07, 0.06, 0.06),  # black
+    (0.17, 0.11, 0.08),  # dark brown
+    (0.33, 0.21, 0.13),  # brown
+    (0.62, 0.48, 0.30),  # blond
+    (0.43, 0.21, 0.11),  # red
+    (0.62, 0.61, 0.60),  # grey
+)
+IRIS_COLOURS = (
+    (0.20, 0.11, 0.06),  # dark brown
+    (0.38, 0.23, 0.12),  # brown
+    (0.44, 0.38, 0.19),  # hazel
+    (0.36, 0.46, 0.32),  # green
+    (0.38, 0.53, 0.66),  # blue
+    (0.50, 0.54, 0.57),  # grey
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AlbedoParameters:
+    """The named parts of the flat vector, in its order (leading axes are a batch)."""
+
+    melanin: jax.Array
+    """(1,) 0 very light skin, 1 very dark"""
+    haemoglobin: jax.Array
+    """(1,) redness of the skin, about 0 to 1"""
+    yellow: jax.Array
+    """(1,) warmth of the skin, about 0 to 1"""
+    mottle: jax.Array
+    """(1,) amplitude of the fine texture, about 0 to 1"""
+    lips: jax.Array
+    """(2,) redness and darkness of the lips"""
+    hair: jax.Array
+    """(3,) RGB of hair, brows and beard"""
+    brows: jax.Array
+    """(1,) opacity in [0, 1]"""
+    scalp: jax.Array
+    """(1,) opacity of the hair on the scalp in [0, 1]; 0 is bald"""
+    beard: jax.Array
+    """(1,) opacity in [0, 1]"""
+    blush: jax.Array
+    """(1,) extra haemoglobin on cheeks and nose"""
+    under_eye: jax.Array
+    """(1,) darkening under the eyes"""
+    iris: jax.Array
+    """(3,) RGB of the iris"""
+    noise_melanin: jax.Array
+    """(6,) coefficients of the smooth functions in melanin"""
+    noise_haemoglobin: jax.Array
+    """(6,) coefficients of the smooth functions in haemoglobin"""
+
+
+LAYOUT: tuple[tuple[str, int], ...] = (
+    ("melanin", 1),
+    ("haemoglobin", 1),
+    ("yellow", 1),
+    ("mottle", 1),
+    ("lips", 2),
+    ("hair", 3),
+    ("brows", 1),
+    ("scalp", 1),
+    ("beard", 1),
+    ("blush", 1),
+    ("under_eye", 1),
+    ("iris", 3),
+    ("noise_melanin", NOISE_FUNCTIONS),
+    ("noise_haemoglobin", NOISE_FUNCTIONS),
+)
+"""(name, length) of every part of the flat vector, in order."""
+PARAMETERS = sum(n for _, n in LAYOUT)
+"""Length p of the flat vector: 29."""
+
+
+def unflatten(parameters: Float[Array | np.ndarray, "*b p"]) -> AlbedoParameters:
+    """The named parts of flat vectors (*b, 29); raises `InputError` at another length."""
+    if parameters.shape[-1] != PARAMETERS:
+        raise InputError(
+            f"albedo parameters of length {parameters.shape[-1]}",
+            f"length {PARAMETERS}",
+            "use sample_parameters",
+        )
+    parts, start = {}, 0
+    for name, length in LAYOUT:
+        parts[name] = jnp.asarray(parameters)[..., start : start + length]
+        start += length
+    return AlbedoParameters(**parts)
+
+
+def flatten(parameters: AlbedoParameters) -> Float[Array, "*b p"]:
+    """The flat vectors (*b, 29) of the named parts."""
+    return jnp.concatenate([getattr(parameters, name) for name, _ in LAYOUT], axis=-1)
+
+
+def _mixture(key, colours, weights, spread):
+    """A colour of the palette, in proportion to the weights, with a log-normal brightness and
+    jitter.
+    """
+    k_choice, k_bright, k_jitter = jax.random.split(key, 3)
+    choice = jax.random.categorical(k_choice, jnp.log(weights))
+    colour = jnp.asarray(colours, jnp.float32)[choice]
+    bright = jnp.exp(spread * jax.random.normal(k_bright, (1,)))
+    jitter = jnp.exp(0.06 * jax.random.normal(k_jitter, (3,)))
+    return jnp.clip(colour * bright * jitter, 0.02, 0.95)
+
+
+def sample_parameters(key: PRNGKeyArray) -> Float[Array, "p"]:
+    """A plausible person: skin from very light to very dark, hair and eyes correlated with it.
+
+    Args:
+        key: a typed key; vmap over keys for many.
+
+    Returns:
+        (29,) flat vector in the order of `LAYOUT`.
+    """
+    k = jax.random.split(key, 14)
+    # Beta(1, 1.25) by its inverse distribution function.
+    melanin = 1 - jax.random.uniform(k[0], (1,)) ** 0.8
+    # Dark skin goes with dark hair and eyes: palette weights interpolate with melanin.
+    dark = jnp.clip(1.6 * melanin, 0.0, 1.0)
+    hair_light = jnp.asarray([0.15, 0.25, 0.25, 0.18, 0.07, 0.10])
+    hair_dark = jnp.asarray([0.75, 0.15, 0.02, 0.005, 0.005, 0.07])
+    iris_light = jnp.asarray([0.2, 0.2, 0.12, 0.13, 0.27, 0.08])
+    iris_dark = jnp.asarray([0.8, 0.18, 0.01, 0.005, 0.0025, 0.0025])
+    hair = _mixture(k[1], HAIR_COLOURS, hair_light * (1 - dark) + hair_dark * dark, 0.15)
+    iris = _mixture(k[2], IRIS_COLOURS, iris_light * (1 - dark) + iris_dark * dark, 0.12)
+    bald = jax.random.bernoulli(k[3], 0.35, (1,))
+    thin = jax.random.uniform(k[4], (1,), minval=0.0, maxval=0.25)
+    full = jax.random.uniform(k[5], (1,), minval=0.85, maxval=1.0)
+    shaven = jax.random.bernoulli(k[6], 0.65, (1,))
+    stubble = jax.random.uniform(k[7], (1,), minval=0.15, maxval=0.8)
+    u = jax.random.uniform(k[8], (8,))
+    return flatten(
+        AlbedoParameters(
+            melanin=melanin,
+            haemoglobin=0.15 + 0.75 * u[0:1],
+            yellow=u[1:2],
+            mottle=0.2 + 0.8 * u[2:3],
+            lips=jnp.stack([0.35 + 0.6 * u[3], 0.15 * u[4]]),
+            hair=hair,
+            brows=0.45 + 0.5 * u[5:6],
+            scalp=jnp.where(bald, thin, full),
+            beard=jnp.where(shaven, 0.3 * thin, stubble),
+            blush=0.9 * u[6:7],
+            under_eye=0.6 * u[7:8],
+            iris=iris,
+            noise_melanin=jax.random.normal(k[9], (NOISE_FUNCTIONS,)),
+            noise_haemoglobin=jax.random.normal(k[10], (NOISE_FUNCTIONS,)),
+        )
+    )
+
+
+def vertex_albedo(
+    parameters: Float[Array | np.ndarray, "p"], surface: dict[str, Array]
+) -> Float[Array, "v 3"]:
+    """Display-encoded albedo of every vertex.
+
+    Args:
+        parameters: (29,) flat vector; vmap over it for many people.
+        surface: from `albedo_surface`; any subset of its vertices may be given (index every leaf).
+
+    Returns:
+        (v, 3) RGB in [0, 1].
+    """
+    a = unflatten(parameters)
+
+    def rgb(value):
+        return jnp.asarray(value, jnp.float32)[None]
+
+    def column(name):
+        return surface[name][:, None]
+
+    def over(below, colour, opacity):
+        return below + opacity * (colour - below)
+
+    low_melanin = (surface["noise"] @ a.noise_melanin)[:, None]
+    low_blood = (surface["noise"] @ a.noise_haemoglobin)[:, None]
+    melanin = (
+        a.melanin[None]
+        + 0.010 * low_melanin
+        + 0.022 * a.mottle[None] * column("fine")
+        + 0.16 * a.under_eye[None] * column("under_eye")
+    )
+    blood = (
+        a.haemoglobin[None]
+        + 0.04 * low_blood
+        + 0.10 * a.mottle[None] * column("fine_blood")
+        + 0.75 * a.blush[None] * column("blush")
+        + 0.30 * a.under_eye[None] * column("under_eye")
+        + 0.35 * column("ears")
+    )
+    absorption = melanin * rgb(MELANIN) + blood * rgb(HAEMOGLOBIN) + a.yellow[None] * rgb(YELLOW)
+    lips = a.lips[0] * rgb(LIP) + a.lips[1]
+    absorption = absorption + column("lips") * (1 - 0.45 * a.melanin[None]) * lips
+    skin = rgb(SKIN_BASE) * jnp.exp(-absorption)
+
+    # Strands: hair is never one flat colour.
+    hair = a.hair[None] * (1 + 0.14 * column("fine"))
+    colour = over(skin, 0.6 * hair + 0.4 * skin, a.beard[None] * column("beard"))
+    colour = over(colour, hair, a.brows[None] * column("brows"))
+    colour = over(colour, hair, a.scalp[None] * column("scalp"))
+    colour = over(colour, rgb(MOUTH), column("mouth"))
+    colour = over(colour, rgb(GUMS), column("gums"))
+    colour = over(colour, rgb(TEETH), column("teeth"))
+    iris = a.iris[None] * (1 + 0.15 * column("fine"))
+    colour = over(colour, rgb(SCLERA), column("eye"))
+    colour = over(colour, iris, column("iris"))
+    colour = over(colour, rgb(PUPIL), column("pupil"))
+    return jnp.clip(colour, 0.0, 1.0)
+
+
+def sample_lighting(key: PRNGKeyArray) -> Float[Array, "9 3"]:
+    """A plausible room or sky: ambient light, a key light in front or from a side, and a weak fill
+    light.
+
+    The exposure is such that the mean over the front hemisphere lies in 0.6 to 0.9 of the albedo.
+
+    Args:
+        key: a typed key.
+
+    Returns:
+        (9, 3) coefficients for `jaxrecon.geometry.shading.shading`, in the head's frame (+z out of
+        the face).
+    """
+    k = jax.random.split(key, 8)
+
+    def tint(key, strength):
+        warm = strength * jax.random.normal(key, (1,))
+        return jnp.exp(warm * jnp.asarray([1.0, 0.1, -1.0]))
+
+    def direction(key, azimuth_range, low, high):
+        ka, ke = jax.random.split(key)
+        azimuth = jax.random.uniform(ka, (), minval=-azimuth_range, maxval=azimuth_range)
+        elevation = jax.random.uniform(ke, (), minval=low, maxval=high)
+        horizontal = jnp.cos(elevation)
+        return jnp.stack(
+            [horizontal * jnp.sin(azimuth), jnp.sin(elevation), horizontal * jnp.cos(azimuth)]
+        )
+
+    ambient = jnp.exp(jax.random.uniform(k[0], (), minval=-1.9, maxval=-0.2))
+    fill = jax.random.uniform(k[1], (), minval=0.0, maxval=0.5)
+    lighting = (
+        constant_lighting(ambient * tint(k[2], 0.04))
+        + directional_lighting(direction(k[3], 1.3, -0.1, 1.1), tint(k[4], 0.05))
+        + directional_lighting(direction(k[5], 3.1, -0.5, 1.2), fill * tint(k[6], 0.05))
+    )
+    # Mean of the basis over the hemisphere z > 0: only (0,0) and (1,0) are left of it.
+    c0, c1 = sh_basis(jnp.asarray([0.0, 0.0, 1.0]))[jnp.asarray([0, 2])]
+    mean = jnp.mean(c0 * lighting[0] + 0.5 * c1 * lighting[2])
+    exposure = jax.random.uniform(k[7], (), minval=0.6, maxval=0.9)
+    return lighting * exposure / mean
+
+
+def shade(
+    albedo: Float[Array | np.ndarray, "*n 3"],
+    normals: Float[Array | np.ndarray, "*n 3"],
+    lighting: Float[Array | np.ndarray, "9 3"],
+) -> Float[Array, "*n 3"]:
+    """Display-encoded colour of a lit Lambertian surface; the product is taken in linear light
+    (gamma 2.2).
+
+    Args:
+        albedo: (*n, 3) display-encoded RGB.
+        normals: (*n, 3) unit normals in the frame of the lighting.
+        lighting: (9, 3) coefficients.
+
+    Returns:
+        (*n, 3) display-encoded RGB in [0, 1].
+    """
+    # encode(decode(albedo) * s) = albedo * encode(s); the lower bound keeps the gradient of the
+    # root finite.
+    factor = jnp.maximum(shading(normals, lighting), 1e-3) ** (1 / GAMMA)
+    return jnp.clip(jnp.asarray(albedo) * factor, 0.0, 1.0)
+
+
+def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
+    """Masks and smooth functions of the mean surface of a head model, for `vertex_albedo`.
+
+    Args:
+        path: .npz of a head model: `v_mean`, `faces`, `face_part`, `part_names` and `mask_*`.
+
+    Returns:
+        arrays over the v vertices, float32: (v,) lips, brows, scalp, ears, beard, blush, under_eye,
+        iris, pupil, eye, teeth, gums, mouth in [0, 1]; (v,) fine, fine_blood (unit-variance
+        texture); (v, 6) noise.
+
+    Raises:
+        InputError: the file lacks an array.
+    """
+    remedy = "make it with `jaxrecon import-model CLONE_OF_ICT-FaceKit --kind ict`"
+    wanted = ["v_mean", "faces", "face_part", "part_names", *(f"mask_{m}" for m in MASKS)]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in wanted if name not in file.files]
+            arrays = {name: file[name] for name in wanted} if not missing else {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: {error}", "a head model .npz", remedy) from error
+    if missing:
+        raise InputError(
+            f"{path}: no {', '.join(missing)}", "a head model with semantic masks", remedy
+        )
+    masks = {m: arrays[f"mask_{m}"] for m in MASKS}
+    names = [str(n) for n in arrays["part_names"]]
+    return surface_from_arrays(arrays["v_mean"], arrays["faces"], arrays["face_part"], names, masks)
+
+
+def _smooth(mask: np.ndarray, faces: np.ndarray, rounds: int = 2) -> np.ndarray:
+    """The mask with soft borders: each round takes a vertex to the mean of its faces' corners."""
+    corners = np.maximum(np.bincount(faces.reshape(-1), minlength=len(mask)), 1)
+    for _ in range(rounds):
+        face_mean = np.repeat(mask[faces].mean(1), 3)
+        mean = np.bincount(faces.reshape(-1), weights=face_mean, minlength=len(mask)) / corners
+        mask = np.where(corners > 0, mean, mask).astype(np.float32)
+    return mask
+
+
+def surface_from_arrays(
+    mean: np.ndarray,
+    faces: np.ndarray,
+    face_part: np.ndarray,
+    part_names: list[str],
+    masks: dict[str, np.ndarray],
+) -> dict[str, Array]:
+    """As `albedo_surface`, from arrays: mean (v, 3) mm, faces (f, 3), part of every face (f,),
+    uint8 masks (v,).
+    """
+    count = len(mean)
+    surface = {
+        name: (np.asarray(mask, np.float32) / (255.0 if mask.dtype == np.uint8 else 1.0))
+        for name, mask in masks.items()
+    }
+    for name in ("lips", "scalp"):
+        surface[name] = _smooth(surface[name], np.asarray(faces, np.int64))
+
+    def of_parts(*wanted: str) -> np.ndarray:
+        ids = [i for i, name in enumerate(part_names) if name.startswith(wanted)]
+        inside = np.zeros(count, np.float32)
+        inside[np.unique(np.asarray(faces)[np.isin(face_part, ids)])] = 1.0
+        return inside
+
+    skin = of_parts("face", "head_neck")
+    surface["eye"] = of_parts("sclera", "iris") * (1 - skin)
+    surface["teeth"] = of_parts("teeth") * (1 - skin)
+    surface["gums"] = of_parts("gums") * (1 - skin)
+    surface["mouth"] = of_parts("mouth_socket") * (1 - skin) * (1 - surface["lips"])
+
+    # Fixed sums of plane waves: smooth in the mean position, hence the same for every shape and
+    # expression.
+    rng = np.random.default_rng(20240)
+    position = np.asarray(mean, np.float64)
+
+    def waves(functions: int, terms: int, shortest: float, longest: float) -> np.ndarray:
+        direction = rng.normal(size=(functions * terms, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        length = np.exp(rng.uniform(np.log(shortest), np.log(longest), functions * terms))
+        phase = rng.uniform(0, 2 * np.pi, functions * terms)
+        wave = np.cos(position @ (2 * np.pi * direction / length[:, None]).T + phase[None])
+        values = wave.reshape(count, functions, terms).sum(2) * np.sqrt(2 / terms)
+        return values.astype(np.float32)
+
+    surface["noise"] = waves(NOISE_FUNCTIONS, 3, 35.0, 160.0)
+    surface["fine"] = waves(1, 60, 4.0, 12.0)[:, 0]
+    surface["fine_blood"] = waves(1, 60, 5.0, 18.0)[:, 0]
+    return {name: jnp.asarray(value) for name, value in surface.items()}

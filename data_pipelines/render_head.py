@@ -1,0 +1,476 @@
+"""Render a views-folder subject from a linear head model: photographs with cameras, landmarks and
+ground truth.
+
+    python -m data_pipelines.render_head --model ict_head.npz --seed 7 --out DIR
+
+The folder has the layout that `jaxrecon fit` reads: view_NNN.png (RGBA, supersampled; alpha is the
+mask, white where it is 0), cameras.json, landmarks.json, gt.ply (gt_e1.ply, ... for further
+expressions), meta.json. Everything is a function of the seed and the options. Units are
+millimetres; +x is the subject's left, +y up, +z out of the face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.procedural_albedo import (
+    AlbedoParameters,
+    albedo_surface,
+    flatten,
+    sample_lighting,
+    sample_parameters,
+    shade,
+    unflatten,
+    vertex_albedo,
+)
+from jaxrecon.errors import InputError
+from jaxrecon.geometry.mesh import vertex_normals
+from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
+from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
+from jaxrecon.types import Cameras
+
+OUTER_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
+"""Parts of the ground truth: the outer skin and the eyeballs, without the mouth's interior and
+the sockets.
+"""
+SOURCE = (
+    "ICT-FaceKit (ICT-VGL/ICT-FaceKit, MIT, (c) 2020 USC Institute for Creative Technologies), "
+    "sampled; procedural albedo and lighting"
+)
+LICENCE = (
+    "Geometry derived from ICT-FaceKit: MIT License, Copyright (c) 2020 USC Institute for Creative "
+    "Technologies. Renderings, cameras and albedo: as the rest of this repository."
+)
+NOSE_TIP = 30
+VISIBILITY_TOLERANCE = 4.0  # mm
+
+EXPRESSIONS: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "smile": {"mouthSmile": 0.6, "cheekSquint": 0.35, "mouthDimple": 0.2, "eyeSquint": 0.12},
+    "open": {"jawOpen": 0.35, "mouthSmile": 0.15, "browInnerUp": 0.2},
+    "surprise": {"browInnerUp": 0.6, "browOuterUp": 0.5, "eyeWide": 0.5, "jawOpen": 0.25},
+    "frown": {"browDown": 0.6, "mouthFrown": 0.45, "mouthPress": 0.3},
+    "kiss": {"mouthPucker": 0.7, "mouthFunnel": 0.2},
+    "sceptic": {"browDown_L": 0.5, "browOuterUp_R": 0.6, "mouthLeft": 0.25},
+}
+"""Activations by ARKit name; a name without _L or _R means both sides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderConfig:
+    """What to render."""
+
+    expressions: tuple[str, ...] = ("random",)
+    """names of `EXPRESSIONS`, or random; the views are shared out among them in order"""
+    views: int = 4
+    """number of pictures"""
+    size: int = 256
+    """height and width, pixels"""
+    supersampling: int = 3
+    """samples along each side of a pixel"""
+    identity_scale: float = 0.8
+    """standard deviation of the identity coefficients (clipped at two)"""
+    crop_radius: float | None = None
+    """keep ground truth whose corners lie within this distance of the nose tip (mm); None keeps
+    all
+    """
+    max_faces: int | None = None
+    """decimate the ground truth to this many faces (quadric edge collapses, libigl qslim); None
+    keeps all
+    """
+    albedo: dict[str, float] = dataclasses.field(default_factory=dict)
+    """single numbers that replace sampled albedo parameters, by name"""
+
+
+def expression_weights(
+    name: str, names: tuple[str, ...], key: jax.Array | None = None
+) -> np.ndarray:
+    """Activations (e,) in [0, 1] of a named expression, or of a random one (needs a key).
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name == "random":
+        choice, strength = jax.random.split(key)
+        options = sorted(EXPRESSIONS)
+        name = options[int(jax.random.randint(choice, (), 0, len(options)))]
+        scale = float(jax.random.uniform(strength, (), minval=0.6, maxval=1.2))
+    else:
+        scale = 1.0
+    if name not in EXPRESSIONS:
+        raise InputError(
+            f"expression {name!r}", f"random, {', '.join(EXPRESSIONS)}", "give one of them"
+        )
+    weights = np.zeros(len(names), np.float32)
+    for shape, value in EXPRESSIONS[name].items():
+        for i, full in enumerate(names):
+            if full == shape or full in (f"{shape}_L", f"{shape}_R"):
+                weights[i] = min(value * scale, 1.0)
+    return weights
+
+
+def sample_cameras(key: jax.Array, views: int, size: int, target: np.ndarray) -> Cameras:
+    """Cameras on an arc in front of the face, with a little roll and off-centre principal points.
+
+    Args:
+        key: typed key.
+        views: n pictures; azimuths cover -40 to 40 degrees (one view: near the front).
+        size: height and width, pixels.
+        target: (3,) world point the cameras look at, mm.
+
+    Returns:
+        `Cameras` of batch (n,), float64 NumPy arrays.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    spread = np.linspace(-1, 1, views) if views > 1 else np.zeros(1)
+    K, R, t = [], [], []
+    for s in spread:
+        azimuth = np.radians(33.0 * s + rng.uniform(-7, 7))
+        elevation = np.radians(rng.uniform(-8, 12))
+        roll = np.radians(rng.uniform(-3, 3))
+        distance = rng.uniform(850, 1050)
+        # A head of 290 mm fills 85 % of the height.
+        focal = size * 0.85 * distance / 290.0 * rng.uniform(0.97, 1.03)
+        direction = np.array(
+            [
+                np.cos(elevation) * np.sin(azimuth),
+                np.sin(elevation),
+                np.cos(elevation) * np.cos(azimuth),
+            ]
+        )
+        z = -direction
+        x = np.cross(z, [0.0, 1.0, 0.0])
+        x /= np.linalg.norm(x)
+        c, d = np.cos(roll), np.sin(roll)
+        R_view = np.array([[c, -d, 0], [d, c, 0], [0, 0, 1.0]]) @ np.stack([x, np.cross(z, x), z])
+        centre = size / 2 + rng.uniform(-4, 4, 2) * size / 256
+        K.append([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1.0]])
+        R.append(R_view)
+        t.append(-R_view @ (target + distance * direction))
+    return Cameras(K=np.array(K), R=np.array(R), t=np.array(t))
+
+
+@jax.jit
+def visible_points(
+    points: jax.Array, centre: jax.Array, vertices: jax.Array, faces: jax.Array
+) -> jax.Array:
+    """Whether the ray from the camera centre reaches each point (n,) to within 4 mm (all
+    triangles are tested).
+    """
+    corners = vertices[faces]
+    origin, edge1, edge2 = (
+        corners[:, 0],
+        corners[:, 1] - corners[:, 0],
+        corners[:, 2] - corners[:, 0],
+    )
+
+    # Moller & Trumbore (1997).
+    def reaches(point):
+        ray = point - centre
+        distance = jnp.linalg.norm(ray)
+        direction = jnp.broadcast_to((ray / distance)[None], edge1.shape)
+        p = jnp.cross(direction, edge2)
+        determinant = (edge1 * p).sum(-1)
+        inverse = 1 / jnp.where(jnp.abs(determinant) < 1e-12, jnp.inf, determinant)
+        offset = centre[None] - origin
+        u = (offset * p).sum(-1) * inverse
+        q = jnp.cross(offset, edge1)
+        v = (direction * q).sum(-1) * inverse
+        depth = (edge2 * q).sum(-1) * inverse
+        hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (inverse != 0) & (depth > 0)
+        return ~jnp.any(hit & (depth < distance - VISIBILITY_TOLERANCE))
+
+    return jax.lax.map(reaches, points)
+
+
+def render_view(
+    vertices: jax.Array,
+    faces: jax.Array,
+    colours: jax.Array,
+    camera: Cameras,
+    size: int,
+    supersampling: int,
+) -> np.ndarray:
+    """One RGBA picture (size, size, 4) uint8 of vertex colours (v, 3) in [0, 1]."""
+    big = size * supersampling
+    raster = rasterise(vertices, faces, scale_camera(camera, supersampling), big, big)
+    image = downsample(interpolate(raster, faces, colours), raster.mask, supersampling)
+    return np.asarray(jnp.round(jnp.clip(image, 0, 1) * 255)).astype(np.uint8)
+
+
+def outer_surface(
+    path: pathlib.Path,
+    model: LinearFaceModel,
+    vertices: np.ndarray,
+    colours: np.ndarray,
+    nose: np.ndarray,
+    config: RenderConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ground truth (vertices, colours, faces): the outer parts, cropped and decimated as the config
+    says.
+
+    Args:
+        path: the model file, whose `face_part` names the parts of the faces.
+        model: `load_face_model(path, None)`.
+        vertices: (v, 3) of that model, mm.
+        colours: (v, 3) albedo.
+        nose: (3,) tip of the nose, mm.
+        config: crop and decimation.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        names = [str(n) for n in file["part_names"]]
+        outer = np.isin(file["face_part"], [names.index(p) for p in OUTER_PARTS])
+    faces = np.asarray(model.faces, np.int64)[outer]
+    if config.crop_radius is not None:
+        near = np.linalg.norm(vertices - nose[None], axis=1) <= config.crop_radius
+        faces = faces[near[faces].all(1)]
+    points, rgb, faces = _compact(vertices.astype(np.float64), colours, faces)
+    if config.max_faces is not None and len(faces) > config.max_faces:
+        import igl
+
+        points, faces, _, birth = igl.qslim(points, faces, config.max_faces)
+        points, rgb, faces = _compact(points, rgb[birth], faces)
+    return points, rgb, faces
+
+
+def _compact(points, rgb, faces):
+    """The same surface without unused vertices."""
+    used, flat = np.unique(faces, return_inverse=True)
+    return points[used], rgb[used], flat.reshape(-1, 3)
+
+
+def write_ply(path: pathlib.Path, points: np.ndarray, rgb: np.ndarray, faces: np.ndarray) -> None:
+    """A binary PLY of float positions and uchar colours."""
+    vertex = np.empty(len(points), [("p", "<f4", 3), ("c", "u1", 3)])
+    vertex["p"], vertex["c"] = points, np.round(np.clip(rgb, 0, 1) * 255)
+    face = np.empty(len(faces), [("n", "u1"), ("i", "<i4", 3)])
+    face["n"], face["i"] = 3, faces
+    header = (
+        "ply\nformat binary_little_endian 1.0\n"
+        "comment millimetres; +x subject left, +y up, +z front\n"
+        f"comment {LICENCE}\n"
+        f"element vertex {len(points)}\nproperty float x\nproperty float y\nproperty float z\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    _write(path, header.encode() + vertex.tobytes() + face.tobytes())
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _write_json(path: pathlib.Path, value) -> None:
+    _write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _rounded(array, digits: int) -> list:
+    return np.round(np.asarray(array, np.float64), digits).tolist()
+
+
+def sample_albedo(key: jax.Array, overrides: dict[str, float]) -> jax.Array:
+    """Sampled albedo parameters (29,), with the named ones replaced (a number fills all of its
+    entries).
+    """
+    named = unflatten(sample_parameters(key))
+    unknown = sorted(set(overrides) - {f.name for f in dataclasses.fields(AlbedoParameters)})
+    if unknown:
+        raise InputError(
+            f"albedo parameters {unknown}", "names of AlbedoParameters", "correct the name"
+        )
+    changes = {n: jnp.full_like(getattr(named, n), v) for n, v in overrides.items()}
+    return flatten(dataclasses.replace(named, **changes))
+
+
+def render_subject(
+    model_path: str | os.PathLike,
+    seed: int,
+    out: str | os.PathLike,
+    config: RenderConfig = RenderConfig(),
+) -> pathlib.Path:
+    """Render a subject into a views folder; the same seed and config give the same files.
+
+    Args:
+        model_path: head model .npz with semantic masks (the layout of `ict_head.npz`).
+        seed: everything random follows from it.
+        out: folder to write (made if absent).
+        config: what to render.
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: unusable model or option.
+    """
+    from PIL import Image
+
+    path, out = pathlib.Path(model_path), pathlib.Path(out)
+    if config.views < 1 or config.size < 16 or not config.expressions:
+        raise InputError(
+            f"{config}", "at least one view and expression, size >= 16", "change the options"
+        )
+    model: LinearFaceModel = load_face_model(path, None)
+    kept = kept_vertices(path, None)
+    surface = {name: value[kept] for name, value in albedo_surface(path).items()}
+    k_identity, k_expression, k_albedo, k_light, k_camera = jax.random.split(
+        jax.random.key(seed), 5
+    )
+
+    draw = jax.random.normal(k_identity, (model.identity.shape[0],))
+    identity = config.identity_scale * jnp.clip(draw, -2.0, 2.0)
+    albedo = vertex_albedo(sample_albedo(k_albedo, config.albedo), surface)
+    lighting = sample_lighting(k_light)
+    faces = jnp.asarray(model.faces)
+    weights = [
+        expression_weights(name, model.expression_names, jax.random.fold_in(k_expression, i))
+        for i, name in enumerate(config.expressions)
+    ]
+    shapes = [model.vertices(identity, jnp.asarray(w)) for w in weights]
+    landmarks = np.stack([np.asarray(s)[np.asarray(model.landmarks)] for s in shapes])
+    # The middle of the head, seen from the front: the nose tip, moved back and up.
+    target = landmarks[0, NOSE_TIP] + np.array([0.0, 12.0, -100.0])
+    cameras = sample_cameras(k_camera, config.views, config.size, target)
+
+    out.mkdir(parents=True, exist_ok=True)
+    views, visible, projected = [], [], []
+    for i in range(config.views):
+        e = i * len(shapes) // config.views
+        camera = jax.tree.map(lambda a: jnp.asarray(a[i], jnp.float32), cameras)  # noqa: B023
+        colours = shade(albedo, vertex_normals(shapes[e], faces), lighting)
+        image = render_view(shapes[e], faces, colours, camera, config.size, config.supersampling)
+        temporary = out / f".view_{i:03d}.partial.png"
+        Image.fromarray(image, "RGBA").save(temporary, optimize=True)
+        os.replace(temporary, out / f"view_{i:03d}.png")
+        centre = jnp.asarray(-cameras.R[i].T @ cameras.t[i], jnp.float32)
+        visible.append(
+            np.asarray(visible_points(jnp.asarray(landmarks[e]), centre, shapes[e], faces)).tolist()
+        )
+        x = (landmarks[e] @ cameras.R[i].T + cameras.t[i]) @ cameras.K[i].T
+        projected.append(_rounded(x[:, :2] / x[:, 2:], 4))
+        views.append(
+            {
+                "file": f"view_{i:03d}.png",
+                "expression": e,
+                "gt": _mesh_name(e),
+                "K": _rounded(cameras.K[i], 6),
+                "R": _rounded(cameras.R[i], 9),
+                "t": _rounded(cameras.t[i], 6),
+            }
+        )
+    for e, shape in enumerate(shapes):
+        nose = landmarks[e, NOSE_TIP]
+        mesh = outer_surface(path, model, np.asarray(shape), np.asarray(albedo), nose, config)
+        write_ply(out / _mesh_name(e), *mesh)
+
+    _write_json(
+        out / "cameras.json",
+        {
+            "width": config.size,
+            "height": config.size,
+            "units": "millimetres",
+            "convention": "x_cam = R x_world + t; OpenCV axes (x right, y down, z forward); "
+            "pixel centre (row i, col j) at (j+0.5, i+0.5); world in mm",
+            "views": views,
+        },
+    )
+    _write_json(
+        out / "landmarks.json",
+        {
+            "order": "iBUG/Multi-PIE 68",
+            "valid": [True] * 68,
+            "landmarks3d": _rounded(landmarks, 4),
+            "landmarks2d": projected,
+            "visible": visible,
+        },
+    )
+    used = [
+        {
+            "name": name,
+            "weights": {n: float(v) for n, v in zip(model.expression_names, w, strict=True) if v},
+        }
+        for name, w in zip(config.expressions, weights, strict=True)
+    ]
+    _write_json(
+        out / "meta.json",
+        {
+            "source": SOURCE,
+            "licence": LICENCE,
+            "seed": seed,
+            "real": False,
+            "options": dataclasses.asdict(config),
+            "ground_truth": _describe(config),
+            "expressions": used,
+            "identity": _rounded(identity, 6),
+            "lighting": _rounded(lighting, 6),
+        },
+    )
+    return out
+
+
+def _mesh_name(expression: int) -> str:
+    return "gt.ply" if expression == 0 else f"gt_e{expression}.ply"
+
+
+def _describe(config: RenderConfig) -> str:
+    text = "outer surface (face, head and neck, eyeballs)"
+    if config.crop_radius is not None:
+        text += f", within {config.crop_radius:g} mm of the nose tip"
+    if config.max_faces is not None:
+        text += f", decimated to at most {config.max_faces} faces"
+        text += " (quadric edge collapses, libigl qslim)"
+    return text + "; vertex colours are albedo"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="head model .npz")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--supersampling", type=int, default=3)
+    parser.add_argument(
+        "--expressions", nargs="+", default=["random"], help="random " + " ".join(EXPRESSIONS)
+    )
+    parser.add_argument("--identity-scale", type=float, default=0.8)
+    parser.add_argument(
+        "--crop-radius", type=float, help="crop the ground truth, mm from the nose tip"
+    )
+    parser.add_argument("--max-faces", type=int, help="decimate the ground truth")
+    parser.add_argument(
+        "--albedo", nargs="*", default=[], metavar="NAME=NUMBER", help="e.g. melanin=0.2 scalp=1"
+    )
+    args = parser.parse_args(argv)
+    try:
+        albedo = {n: float(v) for n, v in (item.split("=", 1) for item in args.albedo)}
+    except ValueError:
+        parser.error(f"--albedo {args.albedo}: expected NAME=NUMBER")
+    config = RenderConfig(
+        expressions=tuple(args.expressions),
+        views=args.views,
+        size=args.size,
+        supersampling=args.supersampling,
+        identity_scale=args.identity_scale,
+        crop_radius=args.crop_radius,
+        max_faces=args.max_faces,
+        albedo=albedo,
+    )
+    try:
+        print(render_subject(args.model, args.seed, args.out, config))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

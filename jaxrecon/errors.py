@@ -1,0 +1,25 @@
+"""One error style: say what was given, what is expected, and how to mend it.
+
+The command line turns an `InputError` into one message and exit code 2; everything else is our fault (code 1).
+"""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The user's input cannot be used.
+
+    Args:
+        given: what was found, naming the file where there is one.
+        expected: what would have been accepted.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, given: str, expected: str = "", remedy: str = ""):
+        self.given, self.expected, self.remedy = given, expected, remedy
+        lines = [given]
+        if expected:
+            lines.append(f"  expected: {expected}")
+        if remedy:
+            lines.append(f"  remedy:   {remedy}")
+        super().__init__("\n".join(lines))

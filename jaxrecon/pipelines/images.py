@@ -1,0 +1,107 @@
+"""Photographs and masks from untrusted files: four formats, a cap on pixels, upright, in [0, 1]."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxrecon.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+MAX_PIXELS = 64_000_000
+"""Of one image; phones make up to 50 million. Pillow's own guard starts at 89 million."""
+
+_THRESHOLD = 128 / 255
+
+
+def read_image(
+    path: pathlib.Path,
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"] | None]:
+    """Colour (float32 sRGB in [0, 1]) and alpha (None where the file has none) of an image.
+
+    The rotation of the EXIF tag is applied; greyscale is repeated; 16-bit greyscale keeps its
+    depth. Colour is white where alpha is 0, since what a file holds there is arbitrary.
+
+    Raises:
+        InputError: absent, not an image of the four formats, broken, or over `MAX_PIXELS`.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):  # 16-bit greyscale
+        grey = np.asarray(image, np.float32)[..., None] / 65535
+        if grey.min() < 0 or grey.max() > 1:
+            raise InputError(
+                f"{path} holds whole numbers beyond 16 bits",
+                expected="8 or 16 bits per channel",
+                remedy="convert it to PNG",
+            )
+        return np.repeat(grey, 3, axis=-1), None
+    if image.mode in ("F", "LAB", "HSV"):
+        raise InputError(
+            f"{path} stores pixels as {image.mode}",
+            expected="RGB or greyscale, 8 or 16 bits per channel",
+            remedy="convert it to PNG",
+        )
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"), np.float32) / 255, None
+    rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+    colour, alpha = rgba[..., :3], rgba[..., 3]
+    return np.where(alpha[..., None] > 0, colour, np.float32(1)), alpha
+
+
+def read_mask(path: pathlib.Path) -> Bool[np.ndarray, "h w"]:
+    """A black and white image as booleans: True from value 128 of 255.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    return binary(read_image(path)[0].mean(axis=-1))
+
+
+def binary(alpha: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Threshold alpha in [0, 1] at 128 of 255."""
+    return alpha >= _THRESHOLD - 1e-6
+
+
+def _open(path: pathlib.Path):
+    """The decoded, upright Pillow image."""
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise InputError(f"no image at {path}", remedy="check the name")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # the cap below is lower
+            warnings.simplefilter("ignore", UserWarning)  # broken EXIF
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, *image.size)
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, str(error)) from error
+    except InputError:
+        raise
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise InputError(
+            f"{path} is not an image we can read ({type(error).__name__}: {error})",
+            expected="a whole PNG, JPEG, WebP or TIFF file",
+            remedy="open it in an image editor and save it again as PNG",
+        ) from error
+
+
+def _check_size(path: pathlib.Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f"{width} x {height} pixels")
+
+
+def _too_large(path: pathlib.Path, what: str) -> InputError:
+    return InputError(
+        f"{path} is too large: {what}",
+        expected=f"at most {MAX_PIXELS // 10**6} million pixels",
+        remedy="scale it down (and K in cameras.json with it)",
+    )

@@ -1,0 +1,384 @@
+"""A face from a few photographs: views folder in, mesh, GLB, report and state out (implicit_deformation).
+
+`reconstruct_folder` is the command `jaxrecon fit`; `reconstruct` is the same from arrays. Cameras are given; the
+world's unit is theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxrecon
+from jaxrecon.errors import InputError
+from jaxrecon.fitting import fit as fitting
+from jaxrecon.fitting.fit import FitResult
+from jaxrecon.fitting.latents import LatentSpace
+from jaxrecon.fitting.problem import FieldFunctions, FitConfig, Hyper, ViewData
+from jaxrecon.geometry.extraction import ExtractionStats, extract
+from jaxrecon.geometry.gradients import value_and_gradient
+from jaxrecon.geometry.transforms import apply_similarity, invert_similarity, safe_normalise
+from jaxrecon.interop.weights import config_from_dict, load_weights
+from jaxrecon.pipelines.views import Views, load_views
+from jaxrecon.systems.implicit_deformation import networks
+from jaxrecon.systems.implicit_deformation.functions import functions as system_functions
+from jaxrecon.types import Cameras, Field, Mesh, field
+
+DEFAULT_WEIGHTS = pathlib.Path(jaxrecon.__file__).parent / "assets" / "implicit_deformation_small"
+CUT = -0.88
+"""Meshes end at this canonical height (below the chin, above the model's shoulders), capped flat."""
+STEPS_A_CALL = 10
+UNIT_MM = {"millimetres": 1.0, "metres": 1000.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may choose."""
+
+    preset: str = "fast"
+    """fast or quality"""
+    cameras: str = "given"
+    """only `given` for now"""
+    seed: int = 0
+    """of the pixels drawn"""
+    views: tuple[int, ...] | None = None
+    """numbers of the views to use; None for all"""
+    resolution: int | None = None
+    """voxels along the box; None for the preset's"""
+    report: bool = True
+    """whether to write report.html"""
+    weights: pathlib.Path | None = None
+    """weights of the prior; None for the released ones"""
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise InputError(f"preset {self.preset!r}", f"one of {sorted(PRESETS)}")
+        if self.cameras != "given":
+            raise InputError(
+                f"cameras {self.cameras!r} is not available yet", "'given'", "write cameras.json"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Sizes behind a preset's name."""
+
+    fit: FitConfig
+    resolution: int
+
+
+PRESETS = {
+    "fast": Preset(FitConfig(), resolution=160),
+    "quality": Preset(
+        FitConfig(rays=768, switch_steps=20, weight_steps=240, residual_steps=240), resolution=256
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A trained head prior."""
+
+    config: networks.Config
+    params: dict
+    space: LatentSpace
+    unit_mm: float
+    """millimetres per canonical unit"""
+    header: dict
+
+    @property
+    def functions(self) -> FieldFunctions:
+        """What fitting sees of the networks."""
+        return _field_functions(self.config)
+
+
+@functools.lru_cache(maxsize=None)
+def _field_functions(config: networks.Config) -> FieldFunctions:
+    return FieldFunctions(**system_functions(config))
+
+
+def load_prior(path: str | pathlib.Path | None = None) -> Prior:
+    """Released or own weights of implicit_deformation.
+
+    Args:
+        path: NAME of NAME.safetensors and NAME.json; None for those the package ships.
+
+    Raises:
+        InputError: missing, damaged, or of another system.
+    """
+    path = DEFAULT_WEIGHTS if path is None else pathlib.Path(path)
+    tree, header = load_weights(path)
+    if header.get("system") != "implicit_deformation" or set(tree) != {"params", "latent"}:
+        raise InputError(f"{path}: not weights of implicit_deformation", "those of its release.py")
+    config = config_from_dict(networks.Config, header.get("network"), f"{path}.json: network")
+    expected = jax.eval_shape(lambda: networks.init(jax.random.key(0), config)["params"])
+    shapes = jax.tree.map(lambda x: x.shape, tree["params"])
+    if shapes != jax.tree.map(lambda x: x.shape, expected):
+        raise InputError(f"{path}: arrays do not fit the network in its header", "matching files")
+    names = {f.name for f in dataclasses.fields(LatentSpace)}
+    if set(tree["latent"]) != names:
+        raise InputError(f"{path}: latent space holds {sorted(tree['latent'])}", f"{sorted(names)}")
+    params, latent = jax.tree.map(jnp.asarray, (tree["params"], tree["latent"]))
+    unit = float(header.get("canonical", {}).get("unit_mm", 150.0))
+    return Prior(config, params, LatentSpace(**latent), unit, header)
+
+
+def view_data(views: Views, prior: Prior) -> ViewData:
+    """Views on the host as what a fit takes (float32); the mouth is the dilated hull of landmarks 48-67."""
+    if views.cameras is None or views.mask is None or views.landmarks2d is None:
+        raise InputError(
+            f"{views.folder}: cameras, masks or landmarks are missing",
+            "a views folder with cameras.json, masks and landmarks.json",
+        )
+    single = functools.partial(np.asarray, dtype=np.float32)
+    cameras = Cameras(*(single(getattr(views.cameras, n)) for n in ("K", "R", "t")))
+    expression = np.unique(views.expression, return_inverse=True)[1]
+    unit = prior.unit_mm / UNIT_MM[views.units] if views.units in UNIT_MM else 0.0
+    data = ViewData(
+        images=single(views.images),
+        subject=single(views.mask),
+        valid=single(views.valid),
+        still=1.0 - mouth_masks(views),
+        cameras=cameras,
+        landmarks=single(views.landmarks2d),
+        landmark_weights=single(views.landmark_weights),
+        expression=expression.astype(np.int32),
+        unit=np.float32(unit),
+    )
+    return jax.tree.map(jnp.asarray, data)
+
+
+def mouth_masks(views: Views, dilation: float = 0.15) -> np.ndarray:
+    """(v, h, w) 1 inside the hull of landmarks 48-67, grown by `dilation` of its diagonal; 0 where none are seen."""
+    from PIL import Image, ImageDraw
+    from scipy.spatial import ConvexHull, QhullError
+
+    count, height, width = views.images.shape[:3]
+    masks = np.zeros((count, height, width), np.float32)
+    for i in range(count):
+        points = views.landmarks2d[i, 48:68][views.landmark_weights[i, 48:68] > 0]
+        if len(points) < 3:
+            continue
+        try:
+            hull = points[ConvexHull(points).vertices]
+        except QhullError:  # all on one line
+            continue
+        centre, size = hull.mean(0), np.linalg.norm(np.ptp(hull, axis=0))
+        outward = hull - centre
+        outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
+        picture = Image.new("L", (width, height))
+        polygon = [tuple(p) for p in hull + dilation * size * outward]
+        ImageDraw.Draw(picture).polygon(polygon, fill=255)
+        masks[i] = np.asarray(picture) > 0
+    return masks
+
+
+@functools.partial(jax.jit, static_argnames=("functions", "config"))
+def _begin(functions, params, space, views, key, config, hyper):
+    return fitting.begin(functions, params, space, views, key, config, hyper)
+
+
+@functools.partial(jax.jit, static_argnames=("functions", "config", "steps", "switch"))
+def _steps(functions, params, space, setting, state, gates, config, steps, switch):
+    return fitting.run_steps(
+        functions, params, space, setting, state, gates, config, steps, switch
+    )
+
+
+def fit_views(
+    prior: Prior, views: ViewData, key: jax.Array, config: FitConfig, hyper: Hyper | None = None, progress=None
+) -> tuple[FitResult, dict[str, float]]:
+    """`fitting.fit` in short scans, so that progress shows: (result, seconds of each stage)."""
+    hyper = Hyper() if hyper is None else hyper
+    timings: dict[str, float] = {}
+    clock = time.monotonic()
+    setting, state, error = _begin(prior.functions, prior.params, prior.space, views, key, config, hyper)
+    jax.block_until_ready(error)
+    timings["landmarks"] = time.monotonic() - clock
+    plans, history, done = fitting.stages(config), [], 0
+    total = sum(plan.steps for plan in plans)
+    for plan in plans:
+        clock, left, gates = time.monotonic(), plan.steps, fitting.gates_of(plan)
+        while left:
+            count = min(STEPS_A_CALL, left)
+            state, values = _steps(
+                prior.functions, prior.params, prior.space, setting, state, gates, config, count, plan.switch
+            )
+            history.append(jax.device_get(values))
+            left, done = left - count, done + count
+            if progress is not None:
+                progress(plan.name, done, total, float(history[-1]["total"][-1]))
+        timings[plan.name] = time.monotonic() - clock
+    result = fitting.finish(
+        prior.functions, prior.params, prior.space, setting, state, history, error
+    )
+    return result, timings
+
+
+def clipped(level_set, cut: jax.Array, points: jax.Array) -> jax.Array:
+    """The part of a solid above y = cut: max(f, cut - y)."""
+    return jnp.maximum(level_set(points), cut - points[..., 1])
+
+
+@functools.partial(jax.jit, static_argnames="functions")
+def _vertex_colours(functions, conditioning, layers, points, eyes):
+    _, gradients, (features, _) = value_and_gradient(
+        functools.partial(functions.geometry, conditioning), points, has_aux=True
+    )
+    normals = safe_normalise(gradients)
+    # Each vertex is coloured as the camera that sees it most directly does.
+    directions = safe_normalise(points[None] - eyes[:, None, :])
+    facing = jnp.sum(directions * normals[None], axis=-1)
+    best = jnp.argmin(facing, axis=0)
+    view = jnp.take_along_axis(directions, best[None, :, None], axis=0)[0]
+    return functions.colour(layers, points, normals, view, features)
+
+
+def instance_field(prior: Prior, result: FitResult, expression: int = 0) -> Field:
+    """One fitted expression as a field in canonical space, cut at the neck."""
+    functions = prior.functions
+    conditioning = functions.condition(result.params, result.z_id, result.z_exp[expression])
+    level_set = jax.tree_util.Partial(functions.level_set, conditioning)
+    return field(clipped, level_set, jnp.float32(CUT))
+
+
+def extract_mesh(
+    prior: Prior, result: FitResult, cameras: Cameras, expression: int, resolution: int
+) -> tuple[Mesh, ExtractionStats]:
+    """Coloured mesh of one expression in the world of the cameras."""
+    from jaxrecon.geometry.cameras import camera_centres
+    from jaxrecon.geometry.mesh import largest_component
+
+    mesh, stats = extract(instance_field(prior, result, expression), resolution)
+    mesh = largest_component(mesh)
+    points = np.asarray(mesh.vertices, np.float32)
+    functions = prior.functions
+    conditioning = functions.condition(result.params, result.z_id, result.z_exp[expression])
+    layers = functions.condition_colour(result.params, result.z_colour)
+    eyes = apply_similarity(result.S_canonical_world, camera_centres(cameras))
+    chunk, colours = 32_768, []
+    for start in range(0, len(points), chunk):  # fixed shapes: one compilation
+        part = points[start : start + chunk]
+        padded = np.pad(part, ((0, chunk - len(part)), (0, 0)))
+        values = _vertex_colours(functions, conditioning, layers, jnp.asarray(padded), eyes)
+        colours.append(np.asarray(values)[: len(part)])
+    S_world_canonical = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), invert_similarity(result.S_canonical_world)
+    )
+    vertices = mesh.vertices @ S_world_canonical.R.T * S_world_canonical.scale + S_world_canonical.t
+    colours = np.clip(np.concatenate(colours), 0.0, 1.0).astype(np.float32)
+    return dataclasses.replace(mesh, vertices=vertices, colours=colours), stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` returns."""
+
+    meshes: dict[int, Mesh]
+    """expression label -> mesh, world units"""
+    result: FitResult
+    timings: dict[str, float]
+    """seconds"""
+    stats: dict[str, Any]
+    """of the extraction"""
+    warnings: tuple[str, ...]
+
+
+def reconstruct(
+    views: Views, options: Options = Options(), prior: Prior | None = None, progress=None
+) -> Reconstruction:
+    """Fit and extract one subject.
+
+    Args:
+        views: from `load_views`, with cameras, masks and landmarks.
+        options: preset, seed, resolution.
+        prior: weights; None loads `options.weights`.
+        progress: called with (stage, done, total, loss).
+
+    Raises:
+        InputError: something needed is missing, or fewer than 20 landmarks are seen.
+    """
+    prior = load_prior(options.weights) if prior is None else prior
+    preset = PRESETS[options.preset]
+    data = view_data(views, prior)
+    warnings = list(_check(views))
+    labels = np.unique(views.expression)
+    config = dataclasses.replace(preset.fit, expressions=len(labels))
+    result, timings = fit_views(prior, data, jax.random.key(options.seed), config, progress=progress)
+    if not np.isfinite(result.history["total"]).all():
+        raise InputError(
+            f"{views.folder}: the fit diverged", "consistent cameras, masks and landmarks",
+            "run `jaxrecon doctor` on the folder and compare the overlays",
+        )  # fmt: skip
+    pixels = float(result.landmark_error) * 256.0 / max(views.images.shape[1:3])
+    if pixels > 6.0:
+        warnings.append(
+            f"landmarks disagree with the cameras by {float(result.landmark_error):.1f} pixels: "
+            "look at `jaxrecon doctor`"
+        )
+    clock = time.monotonic()
+    resolution = preset.resolution if options.resolution is None else options.resolution
+    meshes, stats = {}, {}
+    for row, label in enumerate(labels):
+        meshes[int(label)], stats[int(label)] = extract_mesh(
+            prior, result, data.cameras, row, resolution
+        )
+    timings["extraction"] = time.monotonic() - clock
+    return Reconstruction(meshes, result, timings, stats, tuple(warnings))
+
+
+def _check(views: Views):
+    seen = int((np.asarray(views.landmark_weights) > 0).any(0).sum())
+    if seen < 20:
+        raise InputError(
+            f"{views.folder}/landmarks.json: only {seen} landmarks are seen in any view",
+            "at least 20 of 68",
+            "add landmarks, or choose other views",
+        )
+    if len(views.names) == 1:
+        yield "one view only: depth comes from the prior"
+    if views.units not in UNIT_MM:
+        yield "cameras.json names no unit: the head's size is free"
+
+
+def default_optimiser() -> optax.GradientTransformation:
+    """Adam's directions, as `fit` uses them when none is given."""
+    return optax.scale_by_adam()
+
+
+def progress_line(name: str):
+    """A progress callback that prints one line to stderr, with an ETA."""
+    began = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def show(stage: str, done: int, total: int, loss: float) -> None:
+        left = (time.monotonic() - began) / max(done, 1) * (total - done)
+        if not terminal and done % 50 and done < total:
+            return
+        end = "\n" if done == total or not terminal else "\r"
+        print(f"{name}: {stage} {done}/{total}  loss {loss:.4f}  ETA {left:.0f} s   ", file=sys.stderr, end=end)
+
+    return show
+
+
+def reconstruct_folder(path: pathlib.Path, out: pathlib.Path, options: Options) -> pathlib.Path:
+    """`jaxrecon fit` for one subject: writes OUT/SUBJECT and returns the report (or the mesh without one).
+
+    Raises:
+        InputError: of `load_views`, `reconstruct` and the writers; nothing existing is touched before the end.
+    """
+    from jaxrecon.pipelines import implicit_deformation_output as output
+
+    views = load_views(path, options.views, need=("cameras", "masks", "landmarks"))
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    done = reconstruct(views, options, progress=progress_line(name))
+    return output.write(views, done, pathlib.Path(out) / name, options)

@@ -1,0 +1,176 @@
+"""Files of one reconstructed face: meshes, fit.json, state.npz and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+import jaxrecon
+from jaxrecon.cite import cite
+from jaxrecon.errors import InputError
+from jaxrecon.geometry.mesh import vertex_normals
+from jaxrecon.geometry.mesh_io import save_mesh
+from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.output import output_folder, write_json, write_npz
+from jaxrecon.pipelines.views import Views
+from jaxrecon.types import Cameras, Mesh
+
+
+def write(views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, options: pipeline.Options):
+    """Write OUT/SUBJECT: mesh.ply, mesh.glb, mesh_view_NNN.ply, fit.json, state.npz, report.html.
+
+    Returns:
+        path of the report, or of mesh.ply when no report is wanted.
+    """
+    clock = time.monotonic()
+    folder = output_folder(folder)
+    first = int(views.expression[0])
+    mesh = done.meshes[first]
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    metres = 1e-3 if views.units == "millimetres" else 1.0
+    save_mesh(folder / "mesh.ply", mesh)
+    save_mesh(folder / "mesh.glb", mesh, scale=metres, normals=normals)
+    if len(done.meshes) > 1:
+        for index, label in zip(views.indices, views.expression, strict=True):
+            save_mesh(folder / f"mesh_view_{index:03d}.ply", done.meshes[int(label)])
+    scores, warnings = _scores(views, done)
+    write_npz(folder / "state.npz", _state(done))
+    record = _record(views, done, options, scores, warnings)
+    write_json(folder / "fit.json", record)
+    if not options.report:
+        return folder / "mesh.ply"
+    from jaxrecon.pipelines.report import ReportData, write_report
+
+    error = _vertex_errors(mesh, views, first, scores)
+    pictures = _pictures(views, done)
+    timings = dict(done.timings) | {"files": time.monotonic() - clock}
+    data = ReportData(
+        mesh=mesh,
+        title=f"{views.folder.name}: a face from {len(views.names)} photographs",
+        names=[_name(views, i) for i in range(len(views.names))],
+        images=list(views.images),
+        masks=list(views.mask) if views.mask is not None else None,
+        cameras=_cameras(views),
+        renders=pictures[0],
+        normals=pictures[1],
+        losses={k: v for k, v in done.result.history.items() if k != "evaluations"},
+        timings=timings,
+        metrics={f"expression {k}": v.summary() for k, v in scores.items()} or None,
+        error=error,
+        unit=views.units or "unknown",
+        config=record["config"] | {"resolution": record["resolution"], "weights": record["weights"]},
+        warnings=warnings,
+        citation=cite("implicit_deformation"),
+    )
+    return write_report(folder / "report.html", data)
+
+
+def _name(views: Views, i: int) -> str:
+    several = len(np.unique(views.expression)) > 1
+    return f"{views.names[i]}, expression {views.expression[i]}" if several else views.names[i]
+
+
+def _cameras(views: Views) -> Cameras:
+    return Cameras(*(np.asarray(getattr(views.cameras, n), np.float32) for n in ("K", "R", "t")))
+
+
+def _pictures(views: Views, done: pipeline.Reconstruction):
+    """(renders, normal maps), each view with the mesh of its own expression."""
+    from jaxrecon.pipelines.report import normal_maps, render_mesh_views
+
+    height, width = views.images.shape[1:3]
+    renders, maps = [], []
+    for i, label in enumerate(views.expression):
+        camera = jax.tree.map(lambda x, i=i: x[i : i + 1], _cameras(views))
+        mesh = done.meshes[int(label)]
+        renders.append(np.asarray(render_mesh_views(mesh, camera, height, width))[0])
+        maps.append(np.asarray(normal_maps(mesh, camera, height, width))[0])
+    return renders, maps
+
+
+def _state(done: pipeline.Reconstruction) -> dict[str, np.ndarray]:
+    """The fit as flat arrays: codes, variables, pose and the fine-tuned network."""
+    from jaxrecon.interop.weights import flatten_tree
+
+    result = done.result
+    tree = {
+        "z_id": result.z_id,
+        "z_exp": result.z_exp,
+        "z_colour": result.z_colour,
+        "S_canonical_world": dataclasses.asdict(result.S_canonical_world),
+        "variables": result.variables,
+        "rendering": result.params["rendering"],
+    }
+    return flatten_tree(jax.device_get(tree))
+
+
+def _scores(views: Views, done: pipeline.Reconstruction) -> tuple[dict, list[str]]:
+    """Face protocol of every expression that has ground truth."""
+    warnings, scores = list(done.warnings), {}
+    if not any(views.ground_truth):
+        return scores, warnings
+    from jaxrecon.evaluation.face_protocol import score_face
+
+    scale = pipeline.UNIT_MM.get(views.units or "", 1.0)
+    for label in sorted(done.meshes):
+        try:
+            scores[label] = score_face(done.meshes[label], views.folder, expression=label, scale=scale)
+        except InputError as error:
+            warnings.append(f"not scored: {error.given}")
+        except ImportError as error:
+            warnings.append(f"not scored: {error}")
+            print(f"not scored: {error}", file=sys.stderr)
+            break
+    return scores, warnings
+
+
+def _vertex_errors(mesh: Mesh, views: Views, label: int, scores: dict) -> np.ndarray | None:
+    """(v,) distance of each vertex, after the protocol's alignment, to the ground truth; NaN away from scored points."""
+    if label not in scores:
+        return None
+    from scipy.spatial import cKDTree
+
+    from jaxrecon.evaluation.face_protocol import load_ground_truth
+    from jaxrecon.geometry.distances import point_to_surface
+    from jaxrecon.geometry.transforms import apply_similarity
+
+    score = scores[label]
+    moved = np.asarray(apply_similarity(score.similarity, np.asarray(mesh.vertices, np.float32)))
+    near = cKDTree(score.points).query(moved)[0] < 4.0
+    truth, _, _ = load_ground_truth(views.folder, label)
+    error = np.full(len(moved), np.nan)
+    error[near] = point_to_surface(moved[near].astype(np.float64), truth)[0]
+    return error
+
+
+def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnings) -> dict:
+    """What fit.json holds."""
+    result = done.result
+    preset = pipeline.PRESETS[options.preset]
+    cameras = {n: np.asarray(getattr(views.cameras, n)).tolist() for n in ("K", "R", "t")}
+    pose = result.S_canonical_world
+    return {
+        "system": "implicit_deformation",
+        "subject": views.folder.name,
+        "views": list(views.names),
+        "expression": [int(e) for e in views.expression],
+        "units": views.units,
+        "config": {"preset": options.preset, "seed": options.seed, **dataclasses.asdict(preset.fit)},
+        "resolution": options.resolution or preset.resolution,
+        "weights": str(options.weights) if options.weights else "released: implicit_deformation_small",
+        "cameras": cameras,
+        "S_canonical_world": {n: np.asarray(getattr(pose, n)).tolist() for n in ("scale", "R", "t")},
+        "landmark_error_pixels": float(result.landmark_error),
+        "losses": {k: np.asarray(v, np.float64).round(6).tolist() for k, v in result.history.items()},
+        "seconds": {k: round(v, 3) for k, v in done.timings.items()},
+        "extraction": {str(k): dataclasses.asdict(v) for k, v in done.stats.items()},
+        "scores": {str(k): v.summary() for k, v in scores.items()},
+        "warnings": warnings,
+        "versions": {"jaxrecon": jaxrecon.__version__, "jax": jax.__version__, "numpy": np.__version__},
+        "device": jax.devices()[0].device_kind,
+    }

@@ -1,0 +1,97 @@
+"""The small shared vocabulary: frozen pytree dataclasses that cross jit, vmap and scan.
+
+They do not validate on construction (unflattening with abstract values would fail); named constructors and the
+entry points do. Frames are in names, right to left: `T_world_camera` maps camera to world coordinates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable
+
+import jax
+from jax.tree_util import Partial
+
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+UNIT_BOX: Box = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A level set of space: negative inside, zero on the surface, positive outside.
+
+    `function` is a pytree (`jax.tree_util.Partial` of a module-level function over parameters), so that a field is an
+    ordinary argument of jitted functions: one compilation serves any parameter values.
+    """
+
+    function: Callable
+    """points (*n, 3) -> values (*n,). Parameters are leaves."""
+    kind: str = dataclasses.field(default="sdf", metadata={"static": True})
+    """`sdf` (distances: may be sphere-traced) or `occupancy` (0.5 - probability: marched and bisected)."""
+    lipschitz: float = dataclasses.field(default=1.0, metadata={"static": True})
+    """Upper bound of |gradient|; steps are divided by it."""
+    box: Box = dataclasses.field(default=UNIT_BOX, metadata={"static": True})
+    """Axis-aligned bounds ((x, y, z) low, (x, y, z) high) that hold the surface."""
+    pointwise: bool = dataclasses.field(default=True, metadata={"static": True})
+    """Whether a value depends on its own point only; chunked evaluation needs it."""
+
+    def __call__(self, points):
+        return self.function(points)
+
+
+def field(function: Callable, *parameters: Any, **options: Any) -> Field:
+    """A `Field` of a module-level `function(*parameters, points)`.
+
+    Args:
+        function: module-level (a closure would recompile at every call).
+        *parameters: pytrees bound as leading arguments.
+        **options: kind, lipschitz, box, pointwise.
+    """
+    if options.get("kind", "sdf") not in ("sdf", "occupancy"):
+        raise ValueError(f"kind is {options['kind']!r}; expected 'sdf' or 'occupancy'")
+    return Field(Partial(function, *parameters), **options)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """Pinhole cameras in OpenCV axes (x right, y down, z forward); leading axes are a batch.
+
+    x_camera = R x_world + t; pixel (u, v) = (K x_camera) / z; the centre of pixel (row i, column j) is
+    (u, v) = (j + 0.5, i + 0.5).
+    """
+
+    K: jax.Array
+    """(*batch, 3, 3) intrinsics, pixels."""
+    R: jax.Array
+    """(*batch, 3, 3) R_camera_world."""
+    t: jax.Array
+    """(*batch, 3) t_camera_world, world units."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """x_b = scale * R x_a + t. Named like a transform: `S_canonical_world` maps world to canonical."""
+
+    scale: jax.Array
+    """(*batch,)"""
+    R: jax.Array
+    """(*batch, 3, 3)"""
+    t: jax.Array
+    """(*batch, 3)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh on the host (NumPy arrays; not a pytree: meshes leave the traced world)."""
+
+    vertices: Any
+    """(v, 3) float64"""
+    faces: Any
+    """(f, 3) int64, counter-clockwise seen from outside"""
+    colours: Any = None
+    """(v, 3) float32 RGB in [0, 1], or None"""
+    uv: Any = None
+    """(v, 2) texture coordinates, or None"""
