@@ -44,43 +44,71 @@ def draw_parameters(key: Array) -> Float[Array, "p"]:
     return jnp.concatenate([procedural_albedo.sample_parameters(k_albedo), lighting.ravel()])
 
 
+def standardise(colours: ColourSampler, parameters: Float[Array, "*n p"]) -> Float[Array, "*n p"]:
+    """Codes of known colour parameters: zero mean, unit deviation over random people."""
+    shape = (1,) * (parameters.ndim - 1) + (-1,)
+    return (parameters - colours.mean.reshape(shape)) / colours.deviation.reshape(shape)
+
+
+def colour_points(
+    sampler: HeadSampler,
+    colours: ColourSampler,
+    config: SampleConfig,
+    key: Array,
+    vertices: Float[Array, "v 3"],
+    parameters: Float[Array, "p"],
+) -> dict:
+    """Coloured surface points of one person.
+
+    Args:
+        sampler, colours: of the same head model.
+        config: number of points N.
+        key: typed key.
+        vertices: canonical vertices of the person.
+        parameters: of `draw_parameters`.
+
+    Returns:
+        points, normals, colours (N, 3) in canonical space, RGB in [0, 1]; views (N, 3): unit
+        directions from a camera that sees the point.
+    """
+    k_points, k_view = jax.random.split(key)
+    split = procedural_albedo.PARAMETERS
+    albedo = procedural_albedo.vertex_albedo(parameters[:split], colours.surface)
+    triangles, bary = head_points.draw_triangles(sampler, k_points, config.surface)
+    corners = vertices[triangles]
+    normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    lit = procedural_albedo.shade(
+        jnp.einsum("nc,ncx->nx", bary, albedo[triangles]), normals, parameters[split:].reshape(9, 3)
+    )
+    # One camera a person, somewhere in front; points that face away are turned round, so that all
+    # are seen.
+    spread = jax.random.normal(k_view, (3,)) * jnp.array([1.0, 0.4, 0.3])
+    towards = jnp.array([0.0, 0.0, 1.2]) + spread
+    towards = jnp.broadcast_to((towards / jnp.linalg.norm(towards))[None], normals.shape)
+    facing = jnp.sum(towards * normals, axis=1, keepdims=True)
+    towards = towards - 2.0 * jnp.minimum(facing, 0.0) * normals
+    points = jnp.einsum("nc,ncx->nx", bary, corners)
+    return {"points": points, "normals": normals, "colours": lit, "views": -towards}
+
+
 def sample_colours(
     sampler: HeadSampler, colours: ColourSampler, config: SampleConfig, key: Array
 ) -> dict:
     """A batch of random people with colours.
 
     Returns:
-        z_id (S, k), z_exp (S, e), z_colour (S, p) standardised; points, normals, colours (S, N, 3) in canonical
-        space, RGB in [0, 1]; views (S, N, 3): random unit directions from a camera that sees the point.
+        z_id (S, k), z_exp (S, e), z_colour (S, p) standardised; points, normals, colours and views
+        (S, N, 3) of `colour_points`.
     """
 
     def one(key):
-        k_codes, k_colour, k_points, k_view = jax.random.split(key, 4)
+        k_codes, k_colour, k_points = jax.random.split(key, 3)
         identity, expression = head_points.sample_codes(sampler, config, k_codes)
         vertices = head_points.canonical_vertices(sampler, identity, expression)
         parameters = draw_parameters(k_colour)
-        split = procedural_albedo.PARAMETERS
-        albedo = procedural_albedo.vertex_albedo(parameters[:split], colours.surface)
-        triangles, bary = head_points.draw_triangles(sampler, k_points, config.surface)
-        corners = vertices[triangles]
-        normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-        lit = procedural_albedo.shade(
-            jnp.einsum("nc,ncx->nx", bary, albedo[triangles]), normals, parameters[split:].reshape(9, 3)
-        )
-        # One camera a person, somewhere in front; points that face away are turned round, so that all are seen.
-        towards = jnp.array([0.0, 0.0, 1.2]) + jax.random.normal(k_view, (3,)) * jnp.array([1.0, 0.4, 0.3])
-        towards = jnp.broadcast_to(towards / jnp.linalg.norm(towards), normals.shape)
-        facing = jnp.sum(towards * normals, axis=1, keepdims=True)
-        towards = towards - 2.0 * jnp.minimum(facing, 0.0) * normals
-        return {
-            "z_id": identity,
-            "z_exp": expression,
-            "z_colour": (parameters - colours.mean) / colours.deviation,
-            "points": jnp.einsum("nc,ncx->nx", bary, corners),
-            "normals": normals,
-            "colours": lit,
-            "views": -towards,
-        }
+        codes = {"z_id": identity, "z_exp": expression}
+        points = colour_points(sampler, colours, config, k_points, vertices, parameters)
+        return codes | {"z_colour": standardise(colours, parameters)} | points
 
     return jax.vmap(one)(jax.random.split(key, config.heads))

@@ -105,7 +105,7 @@ def make_sampler(model: LinearFaceModel, config: SampleConfig, identities: int =
 
 def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -> Float[Array, "e"]:
     """A plausible expression: few shapes active, left and right tied, the mouth closed only as far as the jaw opens."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     count = sampler.tied.shape[0]
     active = jax.random.bernoulli(keys[0], jax.random.uniform(keys[1], (), maxval=0.25), (count,))
     strength = jax.random.uniform(keys[2], (count,)) * active
@@ -115,7 +115,7 @@ def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -
     opening = jnp.sum(weights * sampler.opening)
     weights = jnp.where(sampler.closing > 0, jnp.minimum(weights, opening), weights)
     weights = jnp.clip(weights, 0.0, 1.0)
-    damp = jnp.where(jax.random.uniform(keys[1], ()) < neutral, 0.1, 1.0)
+    damp = jnp.where(jax.random.uniform(keys[5], ()) < neutral, 0.1, 1.0)
     return damp * weights
 
 

@@ -10,7 +10,10 @@ import dataclasses
 from typing import Any, Callable
 
 import jax
+import numpy as np
 from jax.tree_util import Partial
+
+Array = jax.Array | np.ndarray
 
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 UNIT_BOX: Box = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
@@ -62,11 +65,11 @@ class Cameras:
     (u, v) = (j + 0.5, i + 0.5).
     """
 
-    K: jax.Array
+    K: Array
     """(*batch, 3, 3) intrinsics, pixels."""
-    R: jax.Array
+    R: Array
     """(*batch, 3, 3) R_camera_world."""
-    t: jax.Array
+    t: Array
     """(*batch, 3) t_camera_world, world units."""
 
 
@@ -75,11 +78,11 @@ class Cameras:
 class Similarity:
     """x_b = scale * R x_a + t. Named like a transform: `S_canonical_world` maps world to canonical."""
 
-    scale: jax.Array
+    scale: Array
     """(*batch,)"""
-    R: jax.Array
+    R: Array
     """(*batch, 3, 3)"""
-    t: jax.Array
+    t: Array
     """(*batch, 3)"""
 
 

@@ -56,19 +56,13 @@ class Arguments:
 def restore(config: TrainConfig, run: pathlib.Path, sampler) -> tuple[dict, dict[str, int]]:
     """(parameters, steps done of each stage) of a run."""
     params = networks.init(jax.random.key(config.seed), config.network)["params"]
+    table = train.code_table(config, sampler) if config.codes == "table" else None
     done = {}
-    for name, keys in (
-        ("reference", ("reference",)),
-        ("deformation", ("reference", "deformation")),
-        ("rendering", ("rendering",)),
-    ):
+    for name in train.STAGES:
         if not (run / name).is_dir():
             done[name] = 0
             continue
-        part = {k: params[k] for k in keys}
-        if name == "deformation" and config.codes == "table":
-            table = train.code_table(config, sampler)
-            part["codes"] = {k: table[k] for k in ("z_id", "z_exp")}
+        part = train.stage_parameters(name, params, table)
         like = create_state(part, train.make_optimiser(getattr(config, name)), jax.random.key(0))
         checkpoints = Checkpoints(run / name)
         if checkpoints.latest() is None:
@@ -79,6 +73,9 @@ def restore(config: TrainConfig, run: pathlib.Path, sampler) -> tuple[dict, dict
         checkpoints.close()
         params |= state.params
         done[name] = int(state.step)
+    if table is not None:  # codes of stages that have not begun
+        params.setdefault("codes", {k: table[k] for k in ("z_id", "z_exp")})
+        params.setdefault("colour_codes", table["z_colour"])
     return params, done
 
 
@@ -90,7 +87,7 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
         k_codes, k_colour = jax.random.split(key)
         identity, expression = head_points.sample_codes(sampler, config.deformation.sample, k_codes)
         parameters = head_colours.draw_parameters(k_colour)
-        return identity, expression, (parameters - colours.mean) / colours.deviation
+        return identity, expression, head_colours.standardise(colours, parameters)
 
     keys = jax.random.split(jax.random.key(config.seed + 1), SAMPLES)
     identity, expression, colour = jax.jit(jax.vmap(person))(keys)
@@ -99,9 +96,10 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
         rows = np.arange(len(table["expression"]))
         identity, expression = table["identity"][rows // config.expressions], table["expression"]
         z_id = params["codes"]["z_id"][rows // config.expressions]
-        z_exp = params["codes"]["z_exp"]
+        z_exp, z_colour = params["codes"]["z_exp"], params["colour_codes"]
     else:
         z_id, z_exp = train.pad(identity, net.id_dim), train.pad(expression, net.exp_dim)
+        z_colour = train.pad(colour, net.colour_dim)
 
     @jax.jit
     def marks(identity, expression):
@@ -110,8 +108,7 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
 
     chunks = [marks(identity[i : i + 64], expression[i : i + 64]) for i in range(0, len(identity), 64)]
     points = np.concatenate([np.asarray(c) for c in chunks])
-    z_id, z_exp = np.asarray(z_id), np.asarray(z_exp)
-    z_colour = np.asarray(train.pad(colour, net.colour_dim))
+    z_id, z_exp, z_colour = (np.asarray(z) for z in (z_id, z_exp, z_colour))
     mean, of_id, of_exp = linear_landmarks(z_id, z_exp, points)
     if config.codes == "coefficients":
         # The model's modes are its principal components already, in order of their effect on the surface.
@@ -153,7 +150,7 @@ def main(arguments: Arguments) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    params.pop("codes", None)
+    params = {k: params[k] for k in ("reference", "deformation", "rendering")}
     to_numpy = functools.partial(np.asarray, dtype=np.float32)
     header = {
         "system": "implicit_deformation",

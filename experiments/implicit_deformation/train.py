@@ -1,6 +1,8 @@
 """Train the head prior: `python -m experiments.implicit_deformation.train --preset small --model ict_head.npz --out runs/x`.
 
 Three stages (Sec. 3.3 and 4.1 of the paper): the reference shape, the deformation with codes, the rendering network.
+With `codes=table` all codes are learned, as in the paper: z_id and z_exp in stage 2, z_colour in stage 3; every person of
+the table has one albedo and lighting.
 Every stage saves under OUT/<stage>, is interrupted by SIGINT or SIGTERM without loss, and resumes when called again.
 `release.py` turns the result into weights.
 
@@ -21,6 +23,7 @@ import numpy as np
 import optax
 
 from data_pipelines import head_colours, head_points
+from data_pipelines.head_colours import ColourSampler
 from data_pipelines.head_points import HeadSampler, SampleConfig
 from experiments.implicit_deformation.config import PRESETS, Stage, TrainConfig
 from jaxrecon.errors import InputError
@@ -70,30 +73,68 @@ def make_optimiser(stage: Stage) -> optax.GradientTransformation:
 def code_table(config: TrainConfig, sampler: HeadSampler) -> dict:
     """Known coefficients and starting codes of a fixed set of people, for `codes=table`.
 
-    Codes start at N(0, 1 / dim) (i3DMM); one z_id a person, one z_exp a person and expression.
+    Codes start at N(0, 1 / dim) (i3DMM); one z_id and z_colour a person, one z_exp a person and
+    expression. `colour` holds each person's albedo and lighting (`head_colours.draw_parameters`).
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 77), 4)
+    seed = jax.random.key(config.seed)
+    keys = jax.random.split(jax.random.fold_in(seed, 77), 4)
+    k_colour, k_code = jax.random.split(jax.random.fold_in(seed, 78))
     people, faces = config.identities, config.identities * config.expressions
     net = config.network
+
+    def codes(key, count, width):
+        return jax.random.normal(key, (count, width)) / np.sqrt(width)
+
+    clip = config.deformation.sample.identity_clip
+    identity = jax.random.normal(keys[0], (people, sampler.identities))
+    expressions = jax.vmap(functools.partial(head_points.sample_expression, sampler))
     return {
-        "identity": jnp.clip(jax.random.normal(keys[0], (people, sampler.identities)), -3, 3),
-        "expression": jax.vmap(lambda k: head_points.sample_expression(sampler, k))(
-            jax.random.split(keys[1], faces)
-        ),
-        "z_id": jax.random.normal(keys[2], (people, net.id_dim)) / np.sqrt(net.id_dim),
-        "z_exp": jax.random.normal(keys[3], (faces, net.exp_dim)) / np.sqrt(net.exp_dim),
+        "identity": jnp.clip(identity, -clip, clip),
+        "expression": expressions(jax.random.split(keys[1], faces)),
+        "colour": jax.vmap(head_colours.draw_parameters)(jax.random.split(k_colour, people)),
+        "z_id": codes(keys[2], people, net.id_dim),
+        "z_exp": codes(keys[3], faces, net.exp_dim),
+        "z_colour": codes(k_code, people, net.colour_dim),
     }
 
 
-def sample_table(config: TrainConfig, sample: SampleConfig, sampler: HeadSampler, table: dict, key) -> dict:
+def table_row(config: TrainConfig, sampler: HeadSampler, table: dict, key):
+    """A random row of the table: (row of its expression, row of its person, canonical vertices)."""
+    row = jax.random.randint(key, (), 0, config.identities * config.expressions)
+    person = row // config.expressions
+    identity, expression = table["identity"][person], table["expression"][row]
+    return row, person, head_points.canonical_vertices(sampler, identity, expression)
+
+
+def sample_table(
+    config: TrainConfig, sample: SampleConfig, sampler: HeadSampler, table: dict, key
+) -> dict:
     """A batch of people of the table; `index` (S,) names their expression rows."""
 
     def one(key):
         k_row, k_points = jax.random.split(key)
-        row = jax.random.randint(k_row, (), 0, config.identities * config.expressions)
-        identity = table["identity"][row // config.expressions]
-        vertices = head_points.canonical_vertices(sampler, identity, table["expression"][row])
+        row, _, vertices = table_row(config, sampler, table, k_row)
         return {"index": row, **head_points.sample_points(sampler, sample, k_points, vertices)}
+
+    return jax.vmap(one)(jax.random.split(key, sample.heads))
+
+
+def sample_coloured_table(
+    config: TrainConfig, sampler: HeadSampler, colours: ColourSampler, table: dict, key
+) -> dict:
+    """A coloured batch of people of the table, with their learned z_id and z_exp; `person` (S,)
+    names their rows of z_colour, which stage 3 learns.
+    """
+    sample = config.rendering.sample
+
+    def one(key):
+        k_row, k_points = jax.random.split(key)
+        row, person, vertices = table_row(config, sampler, table, k_row)
+        codes = {"z_id": table["z_id"][person], "z_exp": table["z_exp"][row], "person": person}
+        look = table["colour"][person]
+        return codes | head_colours.colour_points(
+            sampler, colours, sample, k_points, vertices, look
+        )
 
     return jax.vmap(one)(jax.random.split(key, sample.heads))
 
@@ -127,14 +168,12 @@ def geometry_loss(config: TrainConfig, params: dict, batch: dict):
     return losses.geometry_loss(config.network, params, batch, weights)
 
 
-def rendering_batch(config: TrainConfig, sampler: HeadSampler, colours, table: dict | None, key) -> dict:
-    """A batch of stage 3; the codes of geometry are those of stage 2."""
+def rendering_batch(
+    config: TrainConfig, sampler: HeadSampler, colours: ColourSampler, table: dict | None, key
+) -> dict:
+    """A batch of stage 3; `table` holds the codes of geometry that stage 2 has learned."""
     if table is not None:
-        raise InputError(
-            "stage `rendering` with codes=table",
-            "codes=coefficients",
-            "train the rendering network on known coefficients",
-        )
+        return sample_coloured_table(config, sampler, colours, table, key)
     batch = head_colours.sample_colours(sampler, colours, config.rendering.sample, key)
     net = config.network
     return batch | {
@@ -145,8 +184,13 @@ def rendering_batch(config: TrainConfig, sampler: HeadSampler, colours, table: d
 
 
 def rendering_loss(config: TrainConfig, geometry: dict, params: dict, batch: dict):
-    """Eq. 10 at the network's own surface points (one Newton step from the model's)."""
-    net = config.network
+    """Eq. 10 at the network's own surface points (one Newton step from the model's), and |z_c| of
+    Eq. 9 where z_colour is learned.
+    """
+    net, weights = config.network, losses.RenderWeights()
+    learned = "person" in batch
+    if learned:
+        batch = batch | {"z_colour": params["colour_codes"][batch["person"]]}
 
     def one(z_id, z_exp, z_colour, points, views):
         conditioning = networks.condition(geometry, jnp.concatenate([z_id, z_exp]))
@@ -163,8 +207,12 @@ def rendering_loss(config: TrainConfig, geometry: dict, params: dict, batch: dic
     predicted = jax.vmap(one)(
         batch["z_id"], batch["z_exp"], batch["z_colour"], batch["points"], batch["views"]
     )
-    loss = losses.rgb_loss(predicted, batch["colours"], jnp.ones(predicted.shape[:-1]))
-    return loss, {"rgb": loss / 3.0}
+    rgb = losses.rgb_loss(predicted, batch["colours"], jnp.ones(predicted.shape[:-1]))
+    loss, metrics = weights.rgb * rgb, {"rgb": rgb / 3.0}
+    if learned:
+        metrics["code"] = jnp.mean(losses.safe_norm(batch["z_colour"]))
+        loss = loss + weights.code * metrics["code"]
+    return loss, metrics
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -226,40 +274,65 @@ def _held_out_batch(config: TrainConfig, sample):
 
 
 def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[dict, bool]:
-    """All stages, resuming what is there: ({reference, deformation, rendering[, codes]}, finished)."""
+    """All stages, resuming what is there: (parameters, finished).
+
+    Parameters are {reference, deformation, rendering}; with a table also codes {z_id, z_exp} and
+    colour_codes.
+    """
     face = load_face_model(model)
     sampler = head_points.make_sampler(
         face, config.deformation.sample, identities=min(config.network.id_dim, face.identity.shape[0])
     )
     params = networks.init(jax.random.key(config.seed), config.network)["params"]
-    part = {"reference": params["reference"]}
-    sample = functools.partial(reference_batch, config, sampler)
     part, finished = run_stage(
-        "reference", config, out, part, functools.partial(geometry_loss, config), sample
+        "reference",
+        config,
+        out,
+        stage_parameters("reference", params, None),
+        functools.partial(geometry_loss, config),
+        functools.partial(reference_batch, config, sampler),
     )
     params |= part
     if not finished:
         return params, False
 
     table = code_table(config, sampler) if config.codes == "table" else None
-    part = {k: params[k] for k in ("reference", "deformation")}
-    if table is not None:
-        part["codes"] = {k: table[k] for k in ("z_id", "z_exp")}
     sample = functools.partial(geometry_batch, config, sampler, table)
     part, finished = run_stage(
-        "deformation", config, out, part, functools.partial(geometry_loss, config), sample
+        "deformation",
+        config,
+        out,
+        stage_parameters("deformation", params, table),
+        functools.partial(geometry_loss, config),
+        sample,
     )
     params |= part
     if not finished:
         return params, False
+    if table is not None:
+        table = table | params["codes"]
     geometry = {k: params[k] for k in ("reference", "deformation")}
     colours = head_colours.make_colour_sampler(model)
-    sample = functools.partial(rendering_batch, config, sampler, colours, table)
-    loss = functools.partial(rendering_loss, config, geometry)
     part, finished = run_stage(
-        "rendering", config, out, {"rendering": params["rendering"]}, loss, sample
+        "rendering",
+        config,
+        out,
+        stage_parameters("rendering", params, table),
+        functools.partial(rendering_loss, config, geometry),
+        functools.partial(rendering_batch, config, sampler, colours, table),
     )
     return params | part, finished
+
+
+def stage_parameters(name: str, params: dict, table: dict | None) -> dict:
+    """What a stage trains, at its start: networks, and the codes of the table."""
+    if name == "reference":
+        return {"reference": params["reference"]}
+    if name == "deformation":
+        part = {k: params[k] for k in ("reference", "deformation")}
+        return part if table is None else part | {"codes": {k: table[k] for k in ("z_id", "z_exp")}}
+    part = {"rendering": params["rendering"]}
+    return part if table is None else part | {"colour_codes": table["z_colour"]}
 
 
 def resolve(arguments: Arguments) -> TrainConfig:

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import tyro
 
 import jaxrecon
-from jaxrecon.cli import cite, doctor, evaluate, fit
+from jaxrecon.cli import cite, doctor, evaluate, fit, import_checkpoint
 from jaxrecon.errors import InputError
 
 Command = (
     Annotated[fit.Fit, tyro.conf.subcommand("fit")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[import_checkpoint.ImportCheckpoint, tyro.conf.subcommand("import-checkpoint")]
     | Annotated[doctor.Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[cite.Cite, tyro.conf.subcommand("cite")]
 )
@@ -39,6 +40,7 @@ class Arguments:
 _RUN: dict[type, Callable[[Any], int]] = {
     fit.Fit: fit.run,
     evaluate.Evaluate: evaluate.run,
+    import_checkpoint.ImportCheckpoint: import_checkpoint.run,
     doctor.Doctor: doctor.run,
     cite.Cite: cite.run,
 }

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxrecon.errors import InputError
 from jaxrecon.fitting import latents, render
 from jaxrecon.fitting import losses as default_losses
 from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose, fit_landmarks, project_landmarks
@@ -25,7 +26,6 @@ from jaxrecon.fitting.latents import LatentSpace
 from jaxrecon.fitting.losses import Context, Loss
 from jaxrecon.fitting.problem import FieldFunctions, FitConfig, Hyper, ViewData
 from jaxrecon.geometry import cameras as camera_ops
-from jaxrecon.geometry.transforms import safe_norm
 from jaxrecon.types import Similarity
 
 CODES = ("w_id", "w_exp", "w_colour")
@@ -80,7 +80,7 @@ class Setting:
     valid: Any
     """(v, h, w) 1 where pixels count: known, and above the neck plane"""
     cumulative: Any
-    """(v, h * w) cumulative probability of drawing a pixel"""
+    """((v, h), (v, h, w)) cumulative probability of rows, and of the columns of each row"""
     key: Any
     """typed PRNG key; step keys are folded in"""
     hyper: Hyper
@@ -109,7 +109,8 @@ def fit(
         config: sizes and step counts (static).
         hyper: loss weights and learning rates (traced).
         losses: name -> loss, default `fitting.losses.DEFAULT`; weights come from hyper.weights by name.
-        optimiser: turns gradients into directions that the learning rates multiply; default Adam.
+        optimiser: any optax transformation of learning rate 1 (hyper.rates multiply its updates); default
+            `optax.adam(1.0)`.
 
     Returns:
         FitResult, canonical space.
@@ -155,7 +156,7 @@ def stages(config: FitConfig) -> tuple[StagePlan, ...]:
 
 
 def _optimiser(optimiser):
-    return optax.scale_by_adam() if optimiser is None else optimiser
+    return optax.adam(1.0) if optimiser is None else optimiser
 
 
 def begin(functions, params, space, views, key, config, hyper, optimiser=None):
@@ -195,9 +196,13 @@ def _context(functions, params, space, setting, variables, config, switch, key, 
     points = latents.landmarks(space, codes[0], codes[1])
     pixels, depth = project_landmarks(views, pose, points)
     focal = jnp.sqrt(jnp.abs(views.cameras.K[:, 0, 0] * views.cameras.K[:, 1, 1]))[:, None]
-    errors = safe_norm(pixels - views.landmarks) * jnp.abs(depth) / focal
+    # The depth only converts units: a fit must not shrink its error by approaching the cameras.
+    scale = jnp.abs(jax.lax.stop_gradient(depth)) / focal
+    errors = jnp.sum(jnp.abs(pixels - views.landmarks), axis=-1) * scale
     alpha = setting.hyper.alpha * 4.0**progress
-    return Context(views, samples, rendered, switched, variables, codes, errors, alpha)
+    return Context(
+        views, samples, rendered, switched, variables, codes, errors, alpha, setting.hyper.weights
+    )
 
 
 def run_steps(
@@ -224,6 +229,11 @@ def run_steps(
     """
     losses = default_losses.DEFAULT if losses is None else losses
     weights, rates = setting.hyper.weights, setting.hyper.rates
+    unweighted = sorted(set(losses) - set(weights))
+    if unweighted:
+        raise InputError(
+            f"losses {unweighted} have no weight", "a weight of that name in hyper.weights", "add one"
+        )
     total_steps = max(sum(p.steps for p in stages(config)), 1)
     transform = _optimiser(optimiser)
 
@@ -242,7 +252,7 @@ def run_steps(
         decay = 0.1 + 0.9 * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         variables = {
             name: jax.tree.map(
-                lambda x, u, rate=gates[name] * rates[name] * decay: x - rate * u, value, updates[name]
+                lambda x, u, rate=gates[name] * rates[name] * decay: x + rate * u, value, updates[name]
             )
             for name, value in state.variables.items()
         }

@@ -62,11 +62,10 @@ def _select(condition, a: Similarity, b: Similarity) -> Similarity:
 
 
 def _pose_from_one_view(views: ViewData, mean: Float[Array, "68 3"]) -> Similarity:
-    """Scaled orthographic pose (POS) of the view with most landmarks, its depth from the focal length."""
+    """Scaled orthographic pose (POS) of the view with most landmarks, its depth from the size."""
     best = jnp.argmax(jnp.sum(views.landmark_weights, axis=1))
     camera = jax.tree.map(lambda x: x[best], views.cameras)
     weights, pixels = views.landmark_weights[best], views.landmarks[best]
-    focal = jnp.sqrt(jnp.abs(camera.K[0, 0] * camera.K[1, 1]))
     # Normalised image coordinates: K is undone, so that x = X / Z.
     ones = jnp.ones((pixels.shape[0], 1), pixels.dtype)
     rays = jnp.linalg.solve(camera.K, jnp.concatenate([pixels, ones], axis=1).T).T[:, :2]
@@ -80,7 +79,6 @@ def _pose_from_one_view(views: ViewData, mean: Float[Array, "68 3"]) -> Similari
     R_camera_canonical = jnp.stack([first, second, jnp.cross(first, second)])
     unit = jnp.where(views.unit > 0, views.unit, 1.0)
     depth = unit / size
-    del focal
     t = jnp.concatenate([solution[3] * depth, depth[None]])
     # x_camera = unit R x_canonical + t = R_cw x_world + t_cw
     R = R_camera_canonical.T @ camera.R

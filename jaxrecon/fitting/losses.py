@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrecon.fitting.problem import ViewData
+from jaxrecon.fitting.problem import ViewData, default_weights
 from jaxrecon.fitting.render import Rendered, Samples
 from jaxrecon.geometry.gradients import eikonal as eikonal_of
 from jaxrecon.geometry.transforms import safe_norm
+from jaxrecon.models.image_losses import mask_loss, rgb_loss
 
 
 @jax.tree_util.register_dataclass
@@ -37,9 +38,11 @@ class Context:
     codes: Any
     """(z_id, z_exp, z_colour)"""
     landmark_errors: Any
-    """(v, 68) distance of projected and given landmarks, canonical units at the landmark's depth"""
+    """(v, 68) L1 distance of projected and given landmarks, canonical units at the landmark's depth"""
     alpha: Any
     """() sharpness of the soft mask, per canonical unit"""
+    weights: Any = None
+    """loss name -> weight, as in `Hyper`; None for the defaults (the view switch weighs its parts)"""
 
 
 Loss = Callable[[Context], Float[Array, ""]]
@@ -49,36 +52,27 @@ def _covered(rendered: Rendered, samples: Samples) -> Array:
     return rendered.hit * samples.subject * samples.valid
 
 
-def _rgb(rendered: Rendered, samples: Samples, weight: Array) -> Array:
-    error = jnp.sum(jnp.abs(rendered.colours - samples.colours), axis=-1)
-    return jnp.sum(weight * error) / weight.size
-
-
-def _mask(rendered: Rendered, samples: Samples, weight: Array, alpha) -> Array:
-    logits = -alpha * rendered.least
-    entropy = jax.nn.softplus(logits) - samples.subject * logits
-    return jnp.sum(weight * entropy) / (alpha * weight.size)
-
-
 def rgb(c: Context) -> Float[Array, ""]:
     """Eq. 10 over pixels that are hit and inside the mask; the divisor is the number of pixels."""
-    return _rgb(c.rendered, c.samples, _covered(c.rendered, c.samples))
+    return rgb_loss(c.rendered.colours, c.samples.colours, _covered(c.rendered, c.samples))
 
 
 def mask(c: Context) -> Float[Array, ""]:
     """Eq. 11: cross-entropy of sigmoid(-alpha s) over alpha, where ray and mask do not agree already (IDR's P_out)."""
     weight = c.samples.valid * (1.0 - c.rendered.hit * c.samples.subject)
-    return _mask(c.rendered, c.samples, weight, c.alpha)
+    return mask_loss(c.rendered.least, c.samples.subject, weight, c.alpha)
 
 
 def switch(c: Context) -> Float[Array, ""]:
-    """Eq. 17: RGB + 100 x mask loss under another view's expression, without the mouth."""
+    """Eq. 17: RGB and mask loss under another view's expression, without the mouth."""
     if c.switched is None:
         return jnp.zeros(())
     covered = _covered(c.switched, c.samples) * c.samples.still
     uncovered = c.samples.valid * c.samples.still * (1.0 - c.switched.hit * c.samples.subject)
-    colour = _rgb(c.switched, c.samples, covered)
-    return colour + 100.0 * _mask(c.switched, c.samples, uncovered, c.alpha)
+    weights = default_weights() if c.weights is None else c.weights
+    colour = rgb_loss(c.switched.colours, c.samples.colours, covered)
+    outline = mask_loss(c.switched.least, c.samples.subject, uncovered, c.alpha)
+    return weights["rgb"] * colour + weights["mask"] * outline
 
 
 def deformation(c: Context) -> Float[Array, ""]:
@@ -99,7 +93,7 @@ def code(c: Context) -> Float[Array, ""]:
 
 
 def landmarks(c: Context) -> Float[Array, ""]:
-    """Mean L1 distance of landmarks (Eq. 12 applied to points that are not on their own ray). Ours in a fit."""
+    """Mean distance of landmarks (Eq. 12, Euclidean, for points that are not on their own ray). Ours in a fit."""
     weights = c.views.landmark_weights
     return jnp.sum(weights * c.landmark_errors) / jnp.maximum(jnp.sum(weights), 1.0)
 

@@ -78,6 +78,8 @@ class FitConfig:
     """Last steps on weights, residual codes and the rendering network, Eq. 16."""
     trace: TraceConfig = TraceConfig(tolerance=2e-4, steps=40, samples=48, sampled_fraction=1 / 16, stages=4)
     """Cost and tolerance of tracing."""
+    lipschitz: float = 1.25
+    """Bound of |gradient| that tracing assumes; learned fields pass 1 (the largest are met away from the surface)."""
     neck: float = 0.10
     """Rays that pass the head's axis further than this below the chin are ignored (canonical units)."""
     margin: int = 12

@@ -54,15 +54,30 @@ class Rendered:
     """() mean field evaluations a ray"""
 
 
-def pixel_density(views: ViewData, valid: Float[Array, "v h w"], margin: int) -> Float[Array, "v n"]:
-    """Cumulative probability of drawing each pixel: uniform over valid pixels near the subject."""
+def pixel_density(
+    views: ViewData, valid: Float[Array, "v h w"], margin: int
+) -> tuple[Float[Array, "v h"], Float[Array, "v h w"]]:
+    """Uniform over valid pixels near the subject, as cumulative sums of rows and of each row's columns.
+
+    Two short sums keep float32 exact enough for large photographs; one over all pixels would not.
+    """
     size = 2 * margin + 1
     near = jax.lax.reduce_window(
         views.subject, 0.0, jax.lax.max, (1, size, size), (1, 1, 1), "SAME"
     )
-    density = (near * valid).reshape(near.shape[0], -1)
-    total = jnp.maximum(jnp.sum(density, axis=1, keepdims=True), 1e-6)
-    return jnp.cumsum(density / total, axis=1)
+    density = near * valid
+    rows = jnp.sum(density, axis=2)
+    total = jnp.maximum(jnp.sum(rows, axis=1, keepdims=True), 1e-6)
+    columns = density / jnp.maximum(rows, 1e-6)[..., None]
+    return jnp.cumsum(rows / total, axis=1), jnp.cumsum(columns, axis=2)
+
+
+def _draw(cumulative: Float[Array, "n"], uniform: Float[Array, ""]) -> Array:
+    """Index of the entry that a uniform number falls on; entries without probability are not drawn."""
+    scaled = uniform * cumulative[-1]
+    index = jnp.searchsorted(cumulative, scaled, side="right")
+    last = jnp.searchsorted(cumulative, cumulative[-1], side="left")
+    return jnp.minimum(index, last)
 
 
 def neck_mask(
@@ -86,13 +101,18 @@ def neck_mask(
 
 
 def draw_samples(
-    views: ViewData, valid: Float[Array, "v h w"], cumulative: Float[Array, "v n"], key: Array, count: int
+    views: ViewData, valid: Float[Array, "v h w"], cumulative: tuple, key: Array, count: int
 ) -> Samples:
     """Draw `count` pixels of each view."""
     height, width = views.images.shape[-3:-1]
-    uniform = jax.random.uniform(key, (cumulative.shape[0], count))
-    index = jax.vmap(jnp.searchsorted)(cumulative, uniform)
-    index = jnp.minimum(index, height * width - 1)
+    rows, columns = cumulative
+    uniform = jax.random.uniform(key, (2, rows.shape[0], count))
+    row = jax.vmap(jax.vmap(_draw, in_axes=(None, 0)))(rows, uniform[0])
+
+    def column(columns, row, uniform):
+        return jax.vmap(lambda r, u: _draw(columns[r], u))(row, uniform)
+
+    index = row * width + jax.vmap(column)(columns, row, uniform[1])
 
     def gather(x):
         flat = x.reshape(x.shape[0], height * width, *x.shape[3:])
@@ -130,7 +150,7 @@ def render_samples(
     def one(z_exp, camera, pixels):
         conditioning = functions.condition(params, z_id, z_exp)
         origins, directions = camera_ops.pixel_rays(camera, pixels)
-        field = Field(Partial(functions.level_set, conditioning))
+        field = Field(Partial(functions.level_set, conditioning), lipschitz=config.lipschitz)
         trace = sphere_trace(field, origins, directions, config.trace)
         meeting = differentiable_intersection(
             lambda x: functions.geometry(conditioning, x),

@@ -1,8 +1,9 @@
 """Pinhole cameras in OpenCV axes (x right, y down, z forward): project, cast rays, triangulate.
 
-x_camera = R x_world + t, pixel = (K x_camera) / z, pixel centres at integer + 0.5 (see `types.Cameras`). K is upper
-triangular with last row (0, 0, 1); skew is honoured. A batch of cameras of shape *batch takes points or
-pixels of shape (*batch, *n, 3 | 2); `project_shared` is for points that every camera sees.
+x_camera = R x_world + t, pixel = (K x_camera) / z, pixel centres at integer + 0.5 (see
+`types.Cameras`). K is upper triangular with last row (0, 0, 1); skew is honoured. A batch of
+cameras of shape *batch takes points or pixels of shape (*batch, *n, 3 | 2); `project_shared` is for
+points that every camera sees.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ def _flatten(batch: tuple[int, ...], x, last: int):
 
 def camera_centres(cameras: Cameras) -> Float[Array, "*batch 3"]:
     """Centres in world coordinates, -Rᵀ t."""
-    return -jnp.matmul(jnp.swapaxes(cameras.R, -1, -2), cameras.t[..., None], precision=HIGHEST)[..., 0]
+    return -jnp.matmul(jnp.swapaxes(cameras.R, -1, -2), cameras.t[..., None], precision=HIGHEST)[
+        ..., 0
+    ]
 
 
-def world_to_camera(cameras: Cameras, x_world: Float[Array | np.ndarray, "*n 3"]) -> Float[Array, "*n 3"]:
+def world_to_camera(
+    cameras: Cameras, x_world: Float[Array | np.ndarray, "*n 3"]
+) -> Float[Array, "*n 3"]:
     """R x + t: (*batch, *n, 3) -> the same shape, z forward."""
     x_world = jnp.asarray(x_world)
     flat = _flatten(cameras.t.shape[:-1], x_world, 3)
-    return (rotate(cameras.R, flat) + cameras.t[..., None, :]).reshape(x_world.shape)
+    return (rotate(jnp.asarray(cameras.R), flat) + cameras.t[..., None, :]).reshape(x_world.shape)
 
 
 def project(
@@ -45,7 +50,8 @@ def project(
 ) -> tuple[Float[Array, "*n 2"], Float[Array, "*n"]]:
     """Pixels and depths (z in the camera frame, world units) of points.
 
-    Points in the camera's plane (|z| < 1e-9) have finite, meaningless pixels: test depth > 0 before use.
+    Points in the camera's plane (|z| < 1e-9) have finite, meaningless pixels: test depth > 0 before
+    use.
 
     Args:
         cameras: *batch cameras.
@@ -66,7 +72,8 @@ def project(
 def project_shared(
     cameras: Cameras, x_world: Float[Array | np.ndarray, "*n 3"]
 ) -> tuple[Float[Array, "*c 2"], Float[Array, "*c"]]:
-    """`project` of the same points (*n, 3) by every camera: pixels (*batch, *n, 2), depths (*batch, *n)."""
+    """`project` of the same points (*n, 3) by every camera: pixels (*batch, *n, 2), depths (*batch,
+    *n)."""
     x_world = jnp.asarray(x_world)
     return project(cameras, jnp.broadcast_to(x_world, cameras.t.shape[:-1] + x_world.shape))
 
@@ -138,7 +145,8 @@ def look_at(eye, target, K, up=(0.0, 1.0, 0.0)) -> Cameras:
 
 
 def intrinsics(focal: float, height: int, width: int, dtype=jnp.float32) -> Float[Array, "3 3"]:
-    """K with square pixels, no skew and the principal point in the middle; focal length in pixels."""
+    """K with square pixels, no skew and the principal point in the middle; focal length in
+    pixels."""
     return jnp.asarray(
         [[focal, 0.0, width / 2.0], [0.0, focal, height / 2.0], [0.0, 0.0, 1.0]], dtype
     )
@@ -153,9 +161,10 @@ def triangulate(
 ) -> tuple[Float[Array, "p 3"], Bool[Array, "p"]]:
     """Points seen in two or more views, by weighted least squares of their distances to the rays.
 
-    Each reweighting divides the distances by the depths of the last solution (and multiplies by the focal length), so
-    that pixel errors are what is minimised (iterated linear method, Hartley and Sturm 1997). Ill-posed points (fewer
-    than two weighted views, nearly parallel rays) come back finite with flag False.
+    Each reweighting divides the distances by the depths of the last solution (and multiplies by the
+    focal length), so that pixel errors are what is minimised (iterated linear method, Hartley and
+    Sturm 1997). Ill-posed points (fewer than two weighted views, nearly parallel rays) come back
+    finite with flag False.
 
     Args:
         cameras: v cameras.

@@ -1,11 +1,12 @@
 """The ray-surface intersection as a differentiable function of field, latents and camera.
 
-IDR (Yariv et al. 2020, eq. 3) and the face paper (implicit deformation, eq. 18): with x0 = c + t0 v on the surface,
+IDR (Yariv et al. 2020, eq. 3) and the face paper (implicit deformation, eq. 18): with x0 = c + t0 v
+on the surface,
 
     x(θ, c, v) = c + t v,   t = t0 - (f(c + t0 v; θ) - [f]) / ([∇f(x0)] . [v]),   [.] = constant,
 
-whose value is x0 and whose first derivatives are those of the implicit function theorem. No derivative goes
-through the tracing loop.
+whose value is x0 and whose first derivatives are those of the implicit function theorem. No
+derivative goes through the tracing loop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Intersection(NamedTuple):
     depth: Any
     """(n,)"""
     values: Any
-    """(n,) f at the points (their residual, about 0), differentiable in the parameters at fixed depth"""
+    """(n,) f at the points (their residual, about 0), differentiable in the parameters at fixed
+    depth"""
     gradients: Any
     """(n, 3) spatial gradient of f there: un-normalised outward normals"""
     cosine: Any
@@ -49,8 +51,9 @@ def differentiable_intersection(
 ) -> Intersection:
     """Give traced depths their derivatives, with one value-and-gradient pass of the field.
 
-    Only first derivatives are right. Where the ray grazes, |n . v| is clamped to `smallest_cosine` with its sign, which
-    bounds the derivatives of silhouettes. Rays without a hit get finite, meaningless derivatives: mask them.
+    Only first derivatives are right. Where the ray grazes, |n . v| is clamped to `smallest_cosine`
+    with its sign, which bounds the derivatives of silhouettes. Rays without a hit get finite,
+    meaningless derivatives: mask them.
 
     Args:
         field: points (n, 3) -> values (n,); with `has_aux` (values, aux).
@@ -59,8 +62,9 @@ def differentiable_intersection(
         depth: (n,) from `sphere_trace` or `march`; taken as constant.
         smallest_cosine: clamp of the unit normal . direction.
         has_aux: whether the field returns a pair.
-        moving_gradients: give `gradients` the term by which the normal changes as the point slides along the ray (one more
-            tangent pass); without it they are differentiable at fixed depth only.
+        moving_gradients: give `gradients` the term by which the normal changes as the point slides
+            along the ray (one more tangent pass); without it they are differentiable at fixed depth
+            only.
     """
     depth = jax.lax.stop_gradient(depth)
     with jax.default_matmul_precision("highest"):

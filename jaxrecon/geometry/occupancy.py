@@ -1,7 +1,8 @@
 """Marching of occupancy fields: fixed steps, the first sign change, bisection.
 
-An occupancy probability is no distance (stepping by 0.5 - p misses most rays), so that a surface is found only where two
-neighbouring samples differ in sign: solids thinner than a step along the ray may be missed.
+An occupancy probability is no distance (stepping by 0.5 - p misses most rays), so that a surface is
+found only where two neighbouring samples differ in sign: solids thinner than a step along the ray
+may be missed.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
-from jaxrecon.geometry.sphere_tracing import Trace, outside_bounds, points_along, ray_interval
+from jaxrecon.geometry.ray_bounds import outside_bounds, points_along, ray_interval
+from jaxrecon.geometry.sphere_tracing import Trace
 from jaxrecon.types import Field
 
 
 @dataclasses.dataclass(frozen=True)
 class MarchConfig:
-    """What marching may cost and how exact it is; hashable, a static argument. Lengths are in the field's units."""
+    """What marching may cost and how exact it is; hashable, a static argument. Lengths are in the
+    field's units."""
 
     radius: float = 1.7320508
-    """Bounding sphere; rays are marched where it and `field.box` overlap. The default holds the unit cube."""
+    """Bounding sphere; rays are marched where it and `field.box` overlap. The default holds the
+    unit cube."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Centre of the bounding sphere."""
     tolerance: float = 1e-3
@@ -32,10 +36,11 @@ class MarchConfig:
     bisections: int = 20
     """Halvings of the first interval whose ends differ in sign; 20 reach float32's resolution."""
     hit_fraction: float = 1.0
-    """Most rays that may be bisected, as a fraction of all; the rest are counted in `overflow` and keep the sampled
-    interval's inner end."""
+    """Most rays that may be bisected, as a fraction of all; the rest are counted in `overflow` and
+    keep the sampled interval's inner end."""
     chunk: int = 8
-    """Samples per ray evaluated at once: a ray stops at the first block that holds its sign change."""
+    """Samples per ray evaluated at once: a ray stops at the first block that holds its sign
+    change."""
 
 
 def _value(field: Field, origins, directions, t):
@@ -46,7 +51,8 @@ def _value(field: Field, origins, directions, t):
 
 
 def _first_sign_change(field, origins, directions, near, far, inside, config: MarchConfig):
-    """Per ray: found, (a, b) around the first change, whether it starts inside, the visited t and f of least |f|.
+    """Per ray: found, (a, b) around the first change, whether it starts inside, the visited t and f
+    of least |f|.
 
     Blocks of samples are evaluated for all rays until every ray has its sign change.
     """
@@ -94,10 +100,11 @@ def march(
     directions: Float[Array, "n 3"],
     config: MarchConfig = MarchConfig(),
 ) -> Trace:
-    """Find where rays first enter the solid of an occupancy field (also of any level set with no usable bound).
+    """Find where rays first enter the solid of an occupancy field (also of any level set with no
+    usable bound).
 
-    Pure and of fixed shapes: jit with `config` static, vmap over any argument. No gradients flow. Rays that start inside
-    the solid have hit, but not converged.
+    Pure and of fixed shapes: jit with `config` static, vmap over any argument. No gradients flow.
+    Rays that start inside the solid have hit, but not converged.
 
     Args:
         field: pointwise; negative inside. Rays are clipped to `field.box`.

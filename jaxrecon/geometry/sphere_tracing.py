@@ -1,17 +1,22 @@
-"""Sphere tracing of signed distance fields: pure, with fixed shapes, few evaluations, honest about what it missed.
+"""Sphere tracing of signed distance fields: pure, with fixed shapes, few evaluations, honest about
+what it missed.
 
 One loop serves marching and root finding, so that every active ray costs one evaluation per step:
 
-* marching: the step is the largest that the Lipschitz bound can certify if the field goes on along the ray as it did
-  (auto-relaxed sphere tracing, Bán and Valasek 2023), plus `gap`, and is not longer than the secant's root;
-* a landing is accepted when all but `gap` of the step is covered by the two ends' empty (or full) spheres (the
-  overlap test of Keinert et al. 2014); otherwise the ray takes the plain step f / L + gap instead;
-* a sign change brackets the root; safeguarded false position (Illinois) then converges to |f| <= tolerance.
+* marching: the step is the largest that the Lipschitz bound can certify if the field goes on along
+  the ray as it did (auto-relaxed sphere tracing, Bán and Valasek 2023), plus `gap`, and is not
+  longer than the secant's root;
+* a landing is accepted when all but `gap` of the step is covered by the two ends' empty (or full)
+  spheres (the overlap test of Keinert et al. 2014); otherwise the ray takes the plain step f / L +
+  gap instead;
+* a sign change brackets the root; safeguarded false position (Illinois) then converges to |f| <=
+  tolerance.
 
-So no feature thicker than `gap` along the ray is stepped over while `field.lipschitz` holds. Rays are compacted
-in stages: each stage's loop works on a buffer of half the size of the one before, and runs until the unfinished rays fit
-into the next, so nothing overflows. Rays that the step budget leaves unresolved are sampled in what remains of
-their interval, as in IDR (Yariv et al. 2020, appendix), a fixed fraction of rays at most; `overflow` counts the rest.
+So no feature thicker than `gap` along the ray is stepped over while `field.lipschitz` holds. Rays
+are compacted in stages: each stage's loop works on a buffer of half the size of the one before, and
+runs until the unfinished rays fit into the next, so nothing overflows. Rays that the step budget
+leaves unresolved are sampled in what remains of their interval, as in IDR (Yariv et al. 2020,
+appendix), a fixed fraction of rays at most; `overflow` counts the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +29,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.geometry.ray_bounds import (  # noqa: F401 (ray_sphere_interval is used from here)
+    outside_bounds,
+    points_along,
+    ray_interval,
+    ray_sphere_interval,
+)
 from jaxrecon.types import Field
 
 MARCHING, BRACKETED, CONVERGED, MISSED, INSIDE, STUCK = 0, 1, 2, 3, 4, 5
@@ -31,10 +42,12 @@ MARCHING, BRACKETED, CONVERGED, MISSED, INSIDE, STUCK = 0, 1, 2, 3, 4, 5
 
 @dataclasses.dataclass(frozen=True)
 class TraceConfig:
-    """What a trace may cost and how exact it is; hashable, a static argument. Lengths are in the field's units."""
+    """What a trace may cost and how exact it is; hashable, a static argument. Lengths are in the
+    field's units."""
 
     radius: float = 1.7320508
-    """Bounding sphere; rays are traced where it and `field.box` overlap. The default holds the unit cube."""
+    """Bounding sphere; rays are traced where it and `field.box` overlap. The default holds the unit
+    cube."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Centre of the bounding sphere."""
     tolerance: float = 5e-5
@@ -44,7 +57,8 @@ class TraceConfig:
     relaxation: float = 1.0
     """0: plain sphere tracing; 1: the longest certified steps."""
     gap: float = 1e-2
-    """Longest stretch of a ray that a step may leave uncertified; also the least progress of a step."""
+    """Longest stretch of a ray that a step may leave uncertified; also the least progress of a
+    step."""
     samples: int = 100
     """Points on the remaining interval of an unresolved ray."""
     sampled_fraction: float = 0.125
@@ -52,7 +66,8 @@ class TraceConfig:
     secant_steps: int = 16
     """Root-finding steps after sampling."""
     stages: int = 6
-    """Buffers of compaction, each half the size of the one before; each compiles the field once more."""
+    """Buffers of compaction, each half the size of the one before; each compiles the field once
+    more."""
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +84,8 @@ class Trace:
     points: Any
     """(n, 3) origin + depth direction"""
     nearest_points: Any
-    """(n, 3) the visited point of least |f|; if the ray misses the bounds, its point nearest their centre"""
+    """(n, 3) the visited point of least |f|; if the ray misses the bounds, its point nearest their
+    centre"""
     nearest_values: Any
     """(n,) f there; if the ray misses the bounds, the distance to the bounds (positive)"""
     evaluations: Any
@@ -79,7 +95,8 @@ class Trace:
 
 
 class _Rays(NamedTuple):
-    """State of marching, one entry per ray; (a, fa) is the last accepted point, (b, fb) the inner end of a bracket."""
+    """State of marching, one entry per ray; (a, fa) is the last accepted point, (b, fb) the inner
+    end of a bracket."""
 
     origin: Any
     direction: Any
@@ -93,57 +110,6 @@ class _Rays(NamedTuple):
     best_t: Any
     best_f: Any
     status: Any
-
-
-def ray_sphere_interval(origins, directions, centre, radius):
-    """Near and far ray parameters (n,) in a sphere, near clamped at 0; near > far on a miss."""
-    offset = origins - jnp.broadcast_to(jnp.asarray(centre, origins.dtype), origins.shape)
-    along = -jnp.sum(offset * directions, axis=-1)
-    # the distance of the line from the centre, by the perpendicular itself: |c|² - (c.d)² cancels
-    across = offset + along[..., None] * directions
-    half_squared = radius * radius - jnp.sum(across * across, axis=-1)
-    half = jnp.sqrt(jnp.maximum(half_squared, 0.0))
-    near, far = jnp.maximum(along - half, 0.0), along + half
-    return jnp.where(half_squared > 0, near, jnp.inf), jnp.where(half_squared > 0, far, -jnp.inf)
-
-
-def ray_box_interval(origins, directions, box):
-    """Near and far ray parameters (n,) in an axis-aligned box (slabs), near clamped at 0; near > far on a miss."""
-    low = jnp.broadcast_to(jnp.asarray(box[0], origins.dtype), origins.shape)
-    high = jnp.broadcast_to(jnp.asarray(box[1], origins.dtype), origins.shape)
-    parallel = jnp.abs(directions) < 1e-12
-    safe = jnp.where(parallel, 1.0, directions)
-    first, second = (low - origins) / safe, (high - origins) / safe
-    within = (origins >= low) & (origins <= high)
-    near = jnp.where(parallel, jnp.where(within, -jnp.inf, jnp.inf), jnp.minimum(first, second))
-    far = jnp.where(parallel, jnp.where(within, jnp.inf, -jnp.inf), jnp.maximum(first, second))
-    return jnp.maximum(jnp.max(near, axis=-1), 0.0), jnp.min(far, axis=-1)
-
-
-def ray_interval(field: Field, origins, directions, config):
-    """The part of each ray within the bounding sphere and the box: near, far, inside (n,)."""
-    near_s, far_s = ray_sphere_interval(origins, directions, config.centre, config.radius)
-    near_b, far_b = ray_box_interval(origins, directions, field.box)
-    near, far = jnp.maximum(near_s, near_b), jnp.minimum(far_s, far_b)
-    inside = near < far
-    return jnp.where(inside, near, 0.0), jnp.where(inside, far, 0.0), inside
-
-
-def points_along(origins, directions, depth):
-    """origin + depth direction: (n, 3), (n, 3), (n,) -> (n, 3)."""
-    return origins + depth[..., None] * directions
-
-
-def outside_bounds(field: Field, origins, directions, config):
-    """For rays that miss the bounds: the depth of the point nearest the centre, and its distance to the bounds."""
-    centre = jnp.broadcast_to(jnp.asarray(config.centre, origins.dtype), origins.shape)
-    depth = jnp.maximum(jnp.sum((centre - origins) * directions, axis=-1), 0.0)
-    points = points_along(origins, directions, depth)
-    low = jnp.broadcast_to(jnp.asarray(field.box[0], points.dtype), points.shape)
-    high = jnp.broadcast_to(jnp.asarray(field.box[1], points.dtype), points.shape)
-    beyond = jnp.maximum(jnp.maximum(low - points, points - high), 0.0)
-    to_sphere = jnp.linalg.norm(points - centre, axis=-1) - config.radius
-    return depth, jnp.maximum(to_sphere, jnp.linalg.norm(beyond, axis=-1))
 
 
 def _active(rays: _Rays):
@@ -160,7 +126,8 @@ def _false_position(a, fa, b, fb):
 def _refine(rays: _Rays, f):
     """One Illinois step of bracketed rays: (a, b, fa, fb, side) after f was seen at t.
 
-    When the same end is kept twice its value is halved, so that both ends move (superlinear, order 1.44).
+    When the same end is kept twice its value is halved, so that both ends move (superlinear, order
+    1.44).
     """
     positive = f > 0
     fb_kept = jnp.where(rays.side == 1, 0.5 * rays.fb, rays.fb)
@@ -236,55 +203,59 @@ def _evaluate(field: Field, rays: _Rays):
     return field(points_along(rays.origin, rays.direction, rays.t))
 
 
-def _gather(rays: _Rays, index):
-    return jax.tree.map(lambda x: x.at[index].get(mode="clip"), rays)
+def _pack(rays: _Rays):
+    """Fixed (n, 7) and changing (n, 9) state as two matrices: one gather each."""
+    fixed = jnp.concatenate([rays.origin, rays.direction, rays.far[:, None]], axis=1)
+    return fixed, jnp.stack([x.astype(rays.t.dtype) for x in rays[3:]], axis=1)
 
 
-def _scatter(rays: _Rays, index, part: _Rays):
-    # padding has index n: dropped
-    return jax.tree.map(lambda x, y: x.at[index].set(y, mode="drop"), rays, part)
+def _unpack(fixed, state) -> _Rays:
+    rays = _Rays(fixed[:, :3], fixed[:, 3:6], fixed[:, 6], *(state[:, k] for k in range(9)))
+    return rays._replace(side=rays.side.astype(jnp.int32), status=rays.status.astype(jnp.int32))
 
 
-def _take_active(rays: _Rays, size: int):
+def _take_active(fixed, state, size: int):
     """The first `size` active rays and their indices; padding is marked as missed."""
-    n = rays.status.shape[0]
-    (index,) = jnp.nonzero(_active(rays), size=size, fill_value=n)
-    part = _gather(rays, index)
-    return part._replace(status=jnp.where(index < n, part.status, MISSED)), index
+    n = state.shape[0]
+    (index,) = jnp.nonzero(state[:, -1] <= BRACKETED, size=size, fill_value=n)
+    fixed, part = fixed.at[index].get(mode="clip"), state.at[index].get(mode="clip")
+    return fixed, part.at[:, -1].set(jnp.where(index < n, part[:, -1], MISSED)), index
 
 
-def _march(field: Field, rays: _Rays, steps, spent, config: TraceConfig, leave: int):
+def _march(field: Field, fixed, state, steps, spent, config: TraceConfig, leave: int):
     """Step all rays of a buffer until at most `leave` are active or the step budget is used."""
 
     def unfinished(carry):
-        rays, steps, _ = carry
-        return (steps < config.steps) & (jnp.sum(_active(rays)) > leave)
+        state, steps, _ = carry
+        return (steps < config.steps) & (jnp.sum(state[:, -1] <= BRACKETED) > leave)
 
     def body(carry):
-        rays, steps, spent = carry
+        state, steps, spent = carry
+        rays = _unpack(fixed, state)
         rays = _advance(rays, _evaluate(field, rays), field.lipschitz, config)
-        return rays, steps + 1, spent + rays.t.shape[0]
+        return _pack(rays)[1], steps + 1, spent + state.shape[0]
 
-    return jax.lax.while_loop(unfinished, body, (rays, steps, spent))
+    return jax.lax.while_loop(unfinished, body, (state, steps, spent))
 
 
-def _staged_march(field: Field, rays: _Rays, spent, config: TraceConfig):
+def _staged_march(field: Field, fixed, state, spent, config: TraceConfig):
     """March everything, moving the active rays into ever smaller buffers."""
-    n = rays.t.shape[0]
+    n = state.shape[0]
     sizes = sorted({max(1, -(-n // 2**k)) for k in range(config.stages)}, reverse=True)
     steps = jnp.zeros_like(spent)
-    for size, following in zip(sizes, sizes[1:] + [0]):
+    for size, following in zip(sizes, sizes[1:] + [0], strict=True):
         if size == n:
-            rays, steps, spent = _march(field, rays, steps, spent, config, following)
+            state, steps, spent = _march(field, fixed, state, steps, spent, config, following)
             continue
-        part, index = _take_active(rays, size)
-        part, steps, spent = _march(field, part, steps, spent, config, following)
-        rays = _scatter(rays, index, part)
-    return rays, spent
+        some, part, index = _take_active(fixed, state, size)
+        part, steps, spent = _march(field, some, part, steps, spent, config, following)
+        state = state.at[index].set(part, mode="drop")  # padding has index n: dropped
+    return state, spent
 
 
 def _sample(field: Field, rays: _Rays, config: TraceConfig) -> _Rays:
-    """Bracket the first sign change of marching rays among equally spaced samples from the last accepted point."""
+    """Bracket the first sign change of marching rays among equally spaced samples from the last
+    accepted point."""
     m, count = rays.t.shape[0], config.samples
     fractions = jnp.arange(1, count + 1, dtype=rays.t.dtype) / count
     t = rays.a[:, None] + (rays.far - rays.a)[:, None] * fractions[None, :]
@@ -313,31 +284,35 @@ def _sample(field: Field, rays: _Rays, config: TraceConfig) -> _Rays:
     return jax.tree.map(lambda x, y: jnp.where(marching, x, y) if x.ndim == 1 else x, new, rays)
 
 
-def _resolve(field: Field, rays: _Rays, spent, config: TraceConfig):
-    """Sample the rays that marching left unresolved and find their roots, a small buffer of rays at a time."""
-    n = rays.t.shape[0]
+def _resolve(field: Field, fixed, state, spent, config: TraceConfig):
+    """Sample the rays that marching left unresolved and find their roots, a small buffer of rays at
+    a time."""
+    n = state.shape[0]
     budget = max(1, round(n * config.sampled_fraction))
     size = min(budget, max(1, -(-n // 32)))
     rounds = -(-budget // size)
 
-    def root(_, part):
-        return _advance(part, _evaluate(field, part), field.lipschitz, config)
-
     def unfinished(carry):
-        rays, done, _ = carry
-        return (done < rounds) & jnp.any(_active(rays))
+        state, done, _ = carry
+        return (done < rounds) & jnp.any(state[:, -1] <= BRACKETED)
 
     def body(carry):
-        rays, done, spent = carry
-        part, index = _take_active(rays, size)
-        part = _sample(field, part, config)
-        part = jax.lax.fori_loop(0, config.secant_steps, root, part)
-        part = part._replace(status=jnp.where(_active(part), STUCK, part.status))
-        rays = _scatter(rays, index, part)
-        return rays, done + 1, spent + size * (config.samples + config.secant_steps)
+        state, done, spent = carry
+        some, part, index = _take_active(fixed, state, size)
 
-    rays, _, spent = jax.lax.while_loop(unfinished, body, (rays, jnp.zeros_like(spent), spent))
-    return rays, spent
+        def root(_, part):
+            rays = _unpack(some, part)
+            return _pack(_advance(rays, _evaluate(field, rays), field.lipschitz, config))[1]
+
+        part = _pack(_sample(field, _unpack(some, part), config))[1]
+        part = jax.lax.fori_loop(0, config.secant_steps, root, part)
+        status = part[:, -1]
+        part = part.at[:, -1].set(jnp.where(status <= BRACKETED, STUCK, status))
+        state = state.at[index].set(part, mode="drop")
+        return state, done + 1, spent + size * (config.samples + config.secant_steps)
+
+    state, _, spent = jax.lax.while_loop(unfinished, body, (state, jnp.zeros_like(spent), spent))
+    return state, spent
 
 
 def _start(field: Field, origins, directions, start, config: TraceConfig) -> _Rays:
@@ -361,16 +336,18 @@ def sphere_trace(
 ) -> Trace:
     """Find where rays first meet the zero level of a signed distance field.
 
-    Pure and of fixed shapes: jit with `config` static, vmap over any argument. No gradients flow; give the depths to
-    `intersection.differentiable_intersection`. Rays that start inside the solid have hit, but not converged.
+    Pure and of fixed shapes: jit with `config` static, vmap over any argument. No gradients flow;
+    give the depths to `intersection.differentiable_intersection`. Rays that start inside the solid
+    have hit, but not converged.
 
     Args:
-        field: of kind `sdf`, pointwise; steps are divided by `field.lipschitz`, rays clipped to `field.box`.
+        field: of kind `sdf`, pointwise; steps are divided by `field.lipschitz`, rays clipped to
+            `field.box`.
         origins: (n, 3), the field's frame and units; inside the bounds is fine.
         directions: (n, 3), unit.
         config: bounds, tolerance and budgets.
-        start: (n,) depths to begin at, known to lie before the surface (e.g. the last fit step's depths less a margin);
-            None begins at the bounds.
+        start: (n,) depths to begin at, known to lie before the surface (e.g. the last fit step's
+            depths less a margin); None begins at the bounds.
 
     Raises:
         InputError: the field is an occupancy or not pointwise.
@@ -393,8 +370,10 @@ def sphere_trace(
         # built from the rays, so that it varies over devices as they do inside shard_map
         spent = jnp.sum(rays.status * 0)
         bounded = rays.status == MARCHING
-        rays, spent = _staged_march(field, rays, spent, config)
-        rays, spent = _resolve(field, rays, spent, config)
+        fixed, state = _pack(rays)
+        state, spent = _staged_march(field, fixed, state, spent, config)
+        state, spent = _resolve(field, fixed, state, spent, config)
+        rays = _unpack(fixed, state)
     return jax.lax.stop_gradient(_finish(field, rays, bounded, spent, config))
 
 

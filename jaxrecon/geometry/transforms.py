@@ -1,4 +1,5 @@
-"""Rotations and similarities: small pure functions with finite gradients at the identity and at half turns.
+"""Rotations and similarities: small pure functions with finite gradients at the identity and at
+half turns.
 
 Rotations act on column vectors, x_b = R_b_a x_a. All functions take any leading batch axes.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrecon.types import Similarity
@@ -23,7 +25,8 @@ def safe_norm(x: Float[Array, "*n d"], smallest: float = 1e-12) -> Float[Array, 
 
 
 def safe_normalise(x: Float[Array, "*n d"], smallest: float = 1e-12) -> Float[Array, "*n d"]:
-    """x / |x| over the last axis; a vector shorter than `smallest` maps to zero, with zero gradient."""
+    """x / |x| over the last axis; a vector shorter than `smallest` maps to zero, with zero
+    gradient."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     positive = squared > smallest * smallest
     return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, squared, 1.0)), 0.0)
@@ -51,7 +54,9 @@ def rotation_from_axis_angle(w: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
     safe = jnp.where(small, 1.0, squared)
     angle = jnp.sqrt(safe)
     series = jnp.where(small, squared, 0.0)
-    a_series = 1.0 - series / 6.0 * (1.0 - series / 20.0 * (1.0 - series / 42.0 * (1.0 - series / 72.0)))
+    a_series = 1.0 - series / 6.0 * (
+        1.0 - series / 20.0 * (1.0 - series / 42.0 * (1.0 - series / 72.0))
+    )
     b_series = 0.5 * (
         1.0 - series / 12.0 * (1.0 - series / 30.0 * (1.0 - series / 56.0 * (1.0 - series / 90.0)))
     )
@@ -65,7 +70,8 @@ def rotation_from_axis_angle(w: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
 
 
 def quaternion_from_rotation(R: Float[Array, "*n 3 3"]) -> Float[Array, "*n 4"]:
-    """Unit quaternions (w, x, y, z) with w >= 0, from the best conditioned of four formulas (Shepperd 1978)."""
+    """Unit quaternions (w, x, y, z) with w >= 0, from the best conditioned of four formulas
+    (Shepperd 1978)."""
     m00, m11, m22 = R[..., 0, 0], R[..., 1, 1], R[..., 2, 2]
     x, y, z = (
         R[..., 2, 1] - R[..., 1, 2],
@@ -94,7 +100,8 @@ def quaternion_from_rotation(R: Float[Array, "*n 3 3"]) -> Float[Array, "*n 4"]:
 
 
 def axis_angle_from_rotation(R: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3"]:
-    """The rotation vector of least angle, radians in [0, π]; at exactly π the axis' sign is arbitrary.
+    """The rotation vector of least angle, radians in [0, π]; at exactly π the axis' sign is
+    arbitrary.
 
     Gradients are finite everywhere, the identity and half turns included (through quaternions).
     """
@@ -111,7 +118,8 @@ def axis_angle_from_rotation(R: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3"]:
 
 
 def rotation_from_6d(six: Float[Array, "*n 6"]) -> Float[Array, "*n 3 3"]:
-    """Gram-Schmidt of two columns, [a | b] (Zhou et al. 2019, "On the continuity of rotation representations").
+    """Gram-Schmidt of two columns, [a | b] (Zhou et al. 2019, "On the continuity of rotation
+    representations").
 
     Args:
         six: the first column's three numbers, then the second's.
@@ -134,10 +142,11 @@ def rotate(R: Float[Array, "*b 3 3"], x: Float[Array, "*c 3"]) -> Float[Array, "
     return jnp.matmul(flat, jnp.swapaxes(R, -1, -2), precision=HIGHEST).reshape(x.shape)
 
 
-def apply_similarity(S: Similarity, x: Float[Array, "*c 3"]) -> Float[Array, "*c 3"]:
+def apply_similarity(S: Similarity, x: Float[Array | np.ndarray, "*c 3"]) -> Float[Array, "*c 3"]:
     """scale R x + t: S with batch axes *batch, x (*batch, *n, 3) -> the same shape."""
-    y = rotate(S.R, x).reshape(S.R.shape[:-2] + (-1, 3))
-    return (S.scale[..., None, None] * y + S.t[..., None, :]).reshape(x.shape)
+    R, scale, t = jnp.asarray(S.R), jnp.asarray(S.scale), jnp.asarray(S.t)
+    y = rotate(R, jnp.asarray(x)).reshape(R.shape[:-2] + (-1, 3))
+    return (scale[..., None, None] * y + t[..., None, :]).reshape(x.shape)
 
 
 def invert_similarity(S: Similarity) -> Similarity:

@@ -1,6 +1,7 @@
 """Released weights: one .safetensors of arrays beside one .json of configuration and provenance.
 
-Array names are paths in the parameter tree ("params/reference/layer_0/kernel"). Nothing is unpickled.
+Array names are paths in the parameter tree ("params/reference/layer_0/kernel"). Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 import types
 import typing
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 from jaxrecon.errors import InputError
 
 MAX_BYTES = 1 << 30
+MAX_DEPTH = 32  # of trees: deeper ones exhaust recursive code
 FORMAT = "jaxrecon-weights-1"
 
 
@@ -28,24 +31,30 @@ def flatten_tree(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
         if "/" in name:
             raise ValueError(f"key {name!r} holds a slash")
         path = f"{prefix}{name}"
-        flat |= flatten_tree(value, path + "/") if isinstance(value, dict) else {path: np.asarray(value)}
+        flat |= (
+            flatten_tree(value, path + "/")
+            if isinstance(value, dict)
+            else {path: np.asarray(value)}
+        )
     return flat
 
 
 def unflatten_tree(flat: dict[str, np.ndarray]) -> dict:
-    """The nested dict of `flatten_tree`."""
+    """The nested dict of `flatten_tree`; ValueError where a path is below an array or too deep."""
     tree: dict = {}
     for path, value in flat.items():
         *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
+        node: Any = tree
+        for parent in parents[:MAX_DEPTH]:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node or len(parents) > MAX_DEPTH:
+            raise ValueError(f"the name {path[:60]!r} does not fit into a tree")
         node[name] = value
     return tree
 
 
 def save_weights(path: str | pathlib.Path, tree: dict, header: dict[str, Any]) -> None:
-    """Write PATH.safetensors and PATH.json, each to a temporary name first.
+    """Write PATH.safetensors and PATH.json, both to temporary names first.
 
     Args:
         path: without suffix.
@@ -60,10 +69,18 @@ def save_weights(path: str | pathlib.Path, tree: dict, header: dict[str, Any]) -
         if not np.isfinite(value).all():
             raise ValueError(f"{name} is not finite")
     text = json.dumps({"format": FORMAT, **header}, indent=1, allow_nan=False)
-    for suffix, data in ((".safetensors", save(flat)), (".json", text.encode())):
-        temporary = path.with_name(f".{path.name}{suffix}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path.with_name(path.name + suffix))
+    files = {
+        path.with_name(f".{path.name}{suffix}.tmp"): (path.with_name(path.name + suffix), data)
+        for suffix, data in ((".safetensors", save(flat)), (".json", text.encode()))
+    }
+    try:
+        for temporary, (_, data) in files.items():
+            temporary.write_bytes(data)
+        for temporary, (final, _) in files.items():
+            os.replace(temporary, final)
+    finally:
+        for temporary in files:
+            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
@@ -83,19 +100,30 @@ def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
     arrays, header = (base.with_name(base.name + s) for s in (".safetensors", ".json"))
     for file in (arrays, header):
         if not file.is_file():
-            raise InputError(f"{file}: no such file", "weights as NAME.safetensors beside NAME.json")
+            raise InputError(
+                f"{file}: no such file", "weights as NAME.safetensors beside NAME.json"
+            )
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: larger than 1 GiB", "released weights")
     try:
-        flat, information = load_file(arrays), json.loads(header.read_text(encoding="utf-8"))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"{arrays}: {error}", "released weights", "get the files again") from error
+        tree = unflatten_tree(flat := load_file(arrays))
+        text = header.read_text(encoding="utf-8")
+        information = json.loads(text, parse_constant=_refuse_constant)
+    # AttributeError: dtypes that NumPy has not. RecursionError: nested JSON.
+    except (SafetensorError, ValueError, OSError, AttributeError, RecursionError) as error:
+        message = f"{arrays.name} with {header.name} in {path.parent}: {str(error)[:200]}"
+        raise InputError(message, "released weights", "get the files again") from error
     if not isinstance(information, dict) or information.get("format") != FORMAT:
         raise InputError(f"{header}: no format {FORMAT!r}", "a header written by jaxrecon")
-    broken = [k for k, v in flat.items() if not np.isfinite(np.asarray(v, np.float32)).all()]
+    with np.errstate(over="ignore"):
+        broken = [k for k, v in flat.items() if not np.isfinite(np.asarray(v, np.float32)).all()]
     if broken:
         raise InputError(f"{arrays}: {broken[0]} is not finite", "finite weights")
-    return unflatten_tree(flat), information
+    return tree, information
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} in JSON")
 
 
 def config_from_dict(cls: type, data: Any, where: str = "config"):
@@ -139,9 +167,10 @@ def _convert(hint: Any, value: Any, where: str):
         inner = arguments if Ellipsis not in arguments else arguments[:1] * len(value)
         if len(inner) == len(value):
             return tuple(_convert(h, v, where) for h, v in zip(inner, value, strict=True))
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number:
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
+    if isinstance(hint, type) and hint is not float and isinstance(value, hint):
+        if hint is bool or not isinstance(value, bool):
+            return value
     raise InputError(f"{where}: {value!r:.60}", f"{hint}")

@@ -159,7 +159,7 @@ def fold(parameters: dict, code: Float[Array, "c"] | None = None) -> Layers:
         if code is not None and "code_kernel" in layer:
             # Scaled by its fan-in, so that one learning rate suits it and the other kernels.
             change = jnp.einsum("c,cio->io", code, layer["code_kernel"], precision="highest")
-            kernel = kernel + change * np.float32(1.0 / np.sqrt(code.shape[0] * inputs)).astype(code.dtype)
+            kernel = kernel + change * float(1.0 / np.sqrt(code.shape[0] * inputs))
         layers.append({"kernel": kernel, "bias": bias})
     return layers
 
@@ -186,7 +186,7 @@ def evaluate(
     activation, h = ACTIVATIONS[config.activation], inputs
     for i, layer in enumerate(layers):
         if i in config.skip:
-            h = jnp.concatenate([h, inputs], axis=-1) * np.float32(1.0 / np.sqrt(2.0)).astype(h.dtype)
+            h = jnp.concatenate([h, inputs], axis=-1) * float(1.0 / np.sqrt(2.0))
         bias = layer["bias"].reshape((1,) * (h.ndim - 1) + (-1,))
         h = jnp.matmul(h, layer["kernel"], precision=precision) + bias
         if i + 1 < len(layers):

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxrecon
 from jaxrecon.errors import InputError
@@ -62,6 +61,10 @@ class Options:
     def __post_init__(self):
         if self.preset not in PRESETS:
             raise InputError(f"preset {self.preset!r}", f"one of {sorted(PRESETS)}")
+        if self.resolution is not None and (self.resolution % 4 or not 16 <= self.resolution <= 1024):
+            raise InputError(
+                f"resolution {self.resolution}", "a multiple of 4 from 16 to 1024", "such as 256"
+            )
         if self.cameras != "given":
             raise InputError(
                 f"cameras {self.cameras!r} is not available yet", "'given'", "write cameras.json"
@@ -294,7 +297,12 @@ class Reconstruction:
 
 
 def reconstruct(
-    views: Views, options: Options = Options(), prior: Prior | None = None, progress=None
+    views: Views,
+    options: Options = Options(),
+    prior: Prior | None = None,
+    progress=None,
+    config: FitConfig | None = None,
+    hyper: Hyper | None = None,
 ) -> Reconstruction:
     """Fit and extract one subject.
 
@@ -303,6 +311,8 @@ def reconstruct(
         options: preset, seed, resolution.
         prior: weights; None loads `options.weights`.
         progress: called with (stage, done, total, loss).
+        config: step counts and sizes; None for the preset's.
+        hyper: loss weights and learning rates; None for the defaults.
 
     Raises:
         InputError: something needed is missing, or fewer than 20 landmarks are seen.
@@ -312,8 +322,9 @@ def reconstruct(
     data = view_data(views, prior)
     warnings = list(_check(views))
     labels = np.unique(views.expression)
-    config = dataclasses.replace(preset.fit, expressions=len(labels))
-    result, timings = fit_views(prior, data, jax.random.key(options.seed), config, progress=progress)
+    config = dataclasses.replace(config or preset.fit, expressions=len(labels))
+    key = jax.random.key(options.seed)
+    result, timings = fit_views(prior, data, key, config, hyper, progress)
     if not np.isfinite(result.history["total"]).all():
         raise InputError(
             f"{views.folder}: the fit diverged", "consistent cameras, masks and landmarks",
@@ -348,11 +359,6 @@ def _check(views: Views):
         yield "one view only: depth comes from the prior"
     if views.units not in UNIT_MM:
         yield "cameras.json names no unit: the head's size is free"
-
-
-def default_optimiser() -> optax.GradientTransformation:
-    """Adam's directions, as `fit` uses them when none is given."""
-    return optax.scale_by_adam()
 
 
 def progress_line(name: str):

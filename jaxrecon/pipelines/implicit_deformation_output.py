@@ -31,26 +31,41 @@ def write(views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, opt
     folder = output_folder(folder)
     first = int(views.expression[0])
     mesh = done.meshes[first]
+    # Everything that can fail is computed before anything of an earlier run is replaced.
+    scores, warnings = _scores(views, done)
+    state, record = _state(done), _record(views, done, options, scores, warnings)
+    data = _report(views, done, record, scores, warnings, clock) if options.report else None
     normals = vertex_normals(mesh.vertices, mesh.faces)
     metres = 1e-3 if views.units == "millimetres" else 1.0
     save_mesh(folder / "mesh.ply", mesh)
-    save_mesh(folder / "mesh.glb", mesh, scale=metres, normals=normals)
+    save_mesh(folder / "mesh.glb", mesh, scale=metres, normals=np.asarray(normals))
+    current = set()
     if len(done.meshes) > 1:
         for index, label in zip(views.indices, views.expression, strict=True):
+            current.add(f"mesh_view_{index:03d}.ply")
             save_mesh(folder / f"mesh_view_{index:03d}.ply", done.meshes[int(label)])
-    scores, warnings = _scores(views, done)
-    write_npz(folder / "state.npz", _state(done))
-    record = _record(views, done, options, scores, warnings)
+    for old in folder.glob("mesh_view_[0-9][0-9][0-9].ply"):
+        if old.name not in current:
+            old.unlink()
+    write_npz(folder / "state.npz", state)
     write_json(folder / "fit.json", record)
-    if not options.report:
+    if data is None:
         return folder / "mesh.ply"
-    from jaxrecon.pipelines.report import ReportData, write_report
+    from jaxrecon.pipelines.report import write_report
 
-    error = _vertex_errors(mesh, views, first, scores)
+    return write_report(folder / "report.html", data)
+
+
+def _report(views: Views, done: pipeline.Reconstruction, record, scores, warnings, clock):
+    """What the report shows."""
+    from jaxrecon.pipelines.report import ReportData
+
+    first = int(views.expression[0])
     pictures = _pictures(views, done)
-    timings = dict(done.timings) | {"files": time.monotonic() - clock}
-    data = ReportData(
-        mesh=mesh,
+    error = _vertex_errors(done.meshes[first], views, first, scores)
+    settings = {k: record[k] for k in ("resolution", "weights")}
+    return ReportData(
+        mesh=done.meshes[first],
         title=f"{views.folder.name}: a face from {len(views.names)} photographs",
         names=[_name(views, i) for i in range(len(views.names))],
         images=list(views.images),
@@ -59,15 +74,14 @@ def write(views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, opt
         renders=pictures[0],
         normals=pictures[1],
         losses={k: v for k, v in done.result.history.items() if k != "evaluations"},
-        timings=timings,
+        timings=dict(done.timings) | {"scores and pictures": time.monotonic() - clock},
         metrics={f"expression {k}": v.summary() for k, v in scores.items()} or None,
         error=error,
         unit=views.units or "unknown",
-        config=record["config"] | {"resolution": record["resolution"], "weights": record["weights"]},
+        config=record["config"] | settings,
         warnings=warnings,
         citation=cite("implicit_deformation"),
     )
-    return write_report(folder / "report.html", data)
 
 
 def _name(views: Views, i: int) -> str:
@@ -152,6 +166,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
     """What fit.json holds."""
     result = done.result
     preset = pipeline.PRESETS[options.preset]
+    fitted = dataclasses.replace(preset.fit, expressions=len(done.meshes))
     cameras = {n: np.asarray(getattr(views.cameras, n)).tolist() for n in ("K", "R", "t")}
     pose = result.S_canonical_world
     return {
@@ -160,7 +175,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
         "views": list(views.names),
         "expression": [int(e) for e in views.expression],
         "units": views.units,
-        "config": {"preset": options.preset, "seed": options.seed, **dataclasses.asdict(preset.fit)},
+        "config": {"preset": options.preset, "seed": options.seed, **dataclasses.asdict(fitted)},
         "resolution": options.resolution or preset.resolution,
         "weights": str(options.weights) if options.weights else "released: implicit_deformation_small",
         "cameras": cameras,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import signal
 import sys
@@ -48,7 +49,8 @@ def run(
     Returns:
         (state, finished): finished is False after SIGINT or SIGTERM, once the state has been saved.
     """
-    if checkpoints is not None and checkpoints.latest() is not None:
+    saved = None if checkpoints is None else checkpoints.latest()
+    if checkpoints is not None and saved is not None and saved > int(state.step):
         state = checkpoints.restore(state)
     start = done = int(state.step)
     stop = threading.Event()
@@ -62,9 +64,10 @@ def run(
         while done < steps and not stop.is_set():
             state, metrics = step(state, next(source))
             done += 1
-            if done % log_every == 0 or done == steps:
+            due = evaluate is not None and (done % evaluate_every == 0 or done == steps)
+            if due or done % log_every == 0 or done == steps:
                 values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-                if evaluate is not None and (done % evaluate_every == 0 or done == steps):
+                if evaluate is not None and due:
                     values |= evaluate(state)
                 _report(name, done, steps, (time.monotonic() - began) / (done - start), values, metrics_file)
             if checkpoints is not None and (done % save_every == 0 or done == steps):
@@ -85,4 +88,6 @@ def _report(name, done, steps, seconds, values, metrics_file) -> None:
     print(f"{name} {done}/{steps}  {1 / seconds:.1f} steps/s  ETA {eta}  {text}", file=sys.stderr, end=end)
     if metrics_file is not None:
         with open(metrics_file, "a") as file:
-            file.write(json.dumps({"stage": name, "step": done, **values}) + "\n")
+            # JSON has no NaN
+            plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
+            file.write(json.dumps({"stage": name, "step": done, **plain}) + "\n")

@@ -95,10 +95,9 @@ def test_folder_is_consistent(subject):
     cameras, landmarks = check_folder(subject)
     assert [v["expression"] for v in cameras["views"]] == [0, 0, 1]
     assert {p.name for p in subject.iterdir()} == {
-        "view_000.png", "view_001.png", "view_002.png", "cameras.json", "landmarks.json", "meta.json",
-        "gt.ply",
-        "gt_e1.ply",
-    }  # fmt: skip
+        *("view_000.png", "view_001.png", "view_002.png", "gt.ply", "gt_e1.ply"),
+        *("cameras.json", "landmarks.json", "meta.json"),
+    }
     meta = json.loads((subject / "meta.json").read_text())
     assert meta["real"] is False and "MIT" in meta["licence"] and meta["seed"] == 5
     moved = np.subtract(*map(np.array, landmarks["landmarks3d"]))

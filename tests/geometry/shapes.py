@@ -1,4 +1,5 @@
-"""Analytic level sets as module-level functions of parameters and points, with closed forms to test against."""
+"""Analytic level sets as module-level functions of parameters and points, with closed forms to test
+against."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +61,9 @@ TORUS = {"major": jnp.asarray(0.45), "minor": jnp.asarray(0.15)}
 
 def mlp(params, latent, points):
     """A tiny smooth network: a sphere plus two tanh layers, conditioned on a latent."""
-    h = jnp.tanh(points @ params["w0"] + jnp.broadcast_to(latent @ params["wz"], points.shape[:-1] + (16,)))
+    h = jnp.tanh(
+        points @ params["w0"] + jnp.broadcast_to(latent @ params["wz"], points.shape[:-1] + (16,))
+    )
     h = jnp.tanh(h @ params["w1"])
     return jnp.linalg.norm(points, axis=-1) - 0.5 + (h @ params["w2"])[..., 0]
 

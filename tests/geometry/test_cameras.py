@@ -10,6 +10,7 @@ from jaxrecon.geometry import cameras as cam
 from jaxrecon.geometry.transforms import apply_similarity, rotation_from_axis_angle
 from jaxrecon.types import Cameras, Similarity
 
+triangulate = jax.jit(cam.triangulate, static_argnames="reweightings")
 K = np.array([[500.0, 3.0, 320.0], [0.0, 480.0, 240.0], [0.0, 0.0, 1.0]])
 
 
@@ -92,7 +93,7 @@ def test_triangulation_recovers_points(rng):
     weights[2:, :3] = 0.0  # two views
     corrupted = np.array(pixels)
     corrupted[2:, :3] += 100.0  # unseen views do not matter
-    points, valid = cam.triangulate(cameras, corrupted, weights)
+    points, valid = triangulate(cameras, corrupted, weights)
     assert np.all(valid)
     np.testing.assert_allclose(points, x, atol=0.02)
 
@@ -103,10 +104,12 @@ def test_triangulation_minimises_pixels(rng):
         x = rng.uniform(-80, 80, (3, 3))
         pixels = np.asarray(cam.project_shared(cameras, x)[0]) + rng.normal(0, 1.0, (4, 3, 2))
         weights = rng.uniform(0.5, 1.0, (4, 3))
-        points, _ = cam.triangulate(cameras, pixels, weights, reweightings=5)
+        points, _ = triangulate(cameras, pixels, weights, reweightings=5)
 
         def cost(p):
-            return np.sum(weights[..., None] * (np.asarray(cam.project_shared(cameras, p)[0]) - pixels) ** 2)
+            return np.sum(
+                weights[..., None] * (np.asarray(cam.project_shared(cameras, p)[0]) - pixels) ** 2
+            )
 
         # within 1 % of the reprojection optimum: no nearby point is clearly better
         best = cost(np.asarray(points))
@@ -120,12 +123,14 @@ def test_ill_posed_points_are_flagged_and_finite(rng):
     x = jnp.asarray(rng.uniform(-80, 80, (3, 3)), jnp.float32)
     pixels, _ = cam.project_shared(cameras, x)
     weights = np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)  # two, one and no view
-    points, valid = cam.triangulate(cameras, pixels, weights)
+    points, valid = triangulate(cameras, pixels, weights)
     np.testing.assert_array_equal(valid, [True, False, False])
     assert np.all(np.isfinite(points))
-    points, valid = cam.triangulate(same, jnp.stack([pixels[0], pixels[0]]), np.ones((2, 3), np.float32))
+    points, valid = triangulate(
+        same, jnp.stack([pixels[0], pixels[0]]), np.ones((2, 3), np.float32)
+    )
     assert not np.any(valid) and np.all(np.isfinite(points))
-    grad = jax.grad(lambda p: jnp.sum(cam.triangulate(cameras, p, weights)[0]))(pixels)
+    grad = jax.grad(lambda p: jnp.sum(triangulate(cameras, p, weights)[0]))(pixels)
     assert np.all(np.isfinite(grad))
 
 
@@ -134,7 +139,7 @@ def test_triangulation_vmaps_over_subjects(rng):
     x = jnp.asarray(rng.uniform(-80, 80, (2, 4, 3)), jnp.float32)
     pixels = jnp.stack([cam.project_shared(cameras, s)[0] for s in x])
     weights = jnp.ones((2, 3, 4))
-    points, valid = jax.vmap(cam.triangulate, in_axes=(None, 0, 0))(cameras, pixels, weights)
+    points, valid = jax.vmap(triangulate, in_axes=(None, 0, 0))(cameras, pixels, weights)
     assert np.all(valid)
     np.testing.assert_allclose(points, x, atol=0.02)
 

@@ -58,16 +58,24 @@ def test_eikonal_differentiates_through_the_field(rng):
         points = jnp.asarray(rng.uniform(-1, 1, (32, 3)))
 
         def loss(w):
-            _, grads = gradients.value_and_gradient(field(shapes.mlp, {**params, "w1": w}, latent), points)
+            _, grads = gradients.value_and_gradient(
+                field(shapes.mlp, {**params, "w1": w}, latent), points
+            )
             return gradients.eikonal(grads)
 
         direction = rng.standard_normal(params["w1"].shape)
         h = 1e-5
-        difference = (loss(params["w1"] + h * direction) - loss(params["w1"] - h * direction)) / (2 * h)
-        np.testing.assert_allclose(np.sum(jax.grad(loss)(params["w1"]) * direction), difference, rtol=1e-6)
+        difference = (loss(params["w1"] + h * direction) - loss(params["w1"] - h * direction)) / (
+            2 * h
+        )
+        np.testing.assert_allclose(
+            np.sum(jax.grad(loss)(params["w1"]) * direction), difference, rtol=1e-6
+        )
 
 
 def test_lipschitz_estimate_of_a_scaled_distance(rng):
     points = jnp.asarray(rng.uniform(-1, 1, (256, 3)), jnp.float32)
     tripled = field(shapes.scaled, 3.0, shapes.sphere_field().function)
-    np.testing.assert_allclose(gradients.lipschitz_estimate(tripled, points, margin=1.0), 3.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradients.lipschitz_estimate(tripled, points, margin=1.0), 3.0, rtol=1e-5
+    )

@@ -41,7 +41,9 @@ def test_marching_finds_the_sphere_of_an_occupancy():
     assert int(trace.overflow) == 0
     values = np.asarray(SPHERE(trace.nearest_points))
     bounded = closed_form(o, d, 1.0)[0]
-    np.testing.assert_allclose(values[bounded], np.asarray(trace.nearest_values)[bounded], atol=2e-3)
+    np.testing.assert_allclose(
+        values[bounded], np.asarray(trace.nearest_values)[bounded], atol=2e-3
+    )
 
 
 def test_early_stop_spends_less_when_every_ray_hits():
@@ -55,13 +57,13 @@ def test_the_first_of_two_surfaces_is_found():
     o = jnp.array([[0.9, 0.05, 0.0], [-0.9, -0.1, -0.1]])
     d = jnp.array([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     both = field(shapes.occupancy_of, 60.0, Partial(shapes.two_spheres), kind="occupancy")
-    trace = march(both, o, d, CONFIG)
+    trace = march_rays(both, o, d, CONFIG)
     np.testing.assert_allclose(trace.points[:, 0], [0.65, -0.52], atol=1e-5)
 
 
 def test_starting_inside_hits_without_converging():
     d = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    trace = march(SPHERE, jnp.zeros((2, 3)), d, CONFIG)
+    trace = march_rays(SPHERE, jnp.zeros((2, 3)), d, CONFIG)
     assert np.all(trace.hit) and not np.any(trace.converged)
     np.testing.assert_array_equal(trace.depth, 0.0)
 

@@ -1,4 +1,5 @@
-"""Sphere tracing against closed forms, brute force and the public IDR ray tracer; its cost; its purity."""
+"""Sphere tracing against closed forms, brute force and the public IDR ray tracer; its cost; its
+purity."""
 
 import dataclasses
 import pathlib
@@ -16,7 +17,8 @@ from jaxrecon.types import field
 from tests.geometry import shapes
 
 CONFIG = TraceConfig(radius=1.0, tolerance=1e-5)
-N = 2048
+QUICK = dataclasses.replace(CONFIG, stages=2)  # compiles sooner, finds the same
+N = 1568  # as the parity fixture: one program serves both
 IDR = np.load(pathlib.Path(__file__).parents[1] / "parity" / "idr_raytracing_analytic.npz")
 BOX = {
     "centre": jnp.array([0.05, -0.1, 0.02]),
@@ -62,7 +64,7 @@ def torus_depth(o, d, grow):
     major, minor = 0.45, 0.15 + grow
     o, d = double(o), double(d) / np.linalg.norm(double(d), axis=-1, keepdims=True)
     depth = np.full(len(o), np.inf)
-    for i, (p, v) in enumerate(zip(o, d)):
+    for i, (p, v) in enumerate(zip(o, d, strict=True)):
         q = np.poly1d([1.0, 2 * p @ v, p @ p + major**2 - minor**2])
         flat_p, flat_v = p[[0, 2]], v[[0, 2]]
         ring = np.poly1d([flat_v @ flat_v, 2 * flat_p @ flat_v, flat_p @ flat_p])
@@ -74,7 +76,8 @@ def torus_depth(o, d, grow):
 
 
 def check_against(trace, truth, truth_depth, thinner, thicker):
-    """The hit mask is the closed form's wherever 1e-4 more or less of the solid does not change it."""
+    """The hit mask is the closed form's wherever 1e-4 more or less of the solid does not change
+    it."""
     clear = thinner == thicker
     hit = np.asarray(trace.hit)
     assert clear.mean() > 0.99 and 0.1 < truth.mean() < 0.9
@@ -82,7 +85,9 @@ def check_against(trace, truth, truth_depth, thinner, thicker):
     both = hit & truth & clear
     assert np.all(np.asarray(trace.converged)[both])
     error = np.abs(np.asarray(trace.depth) - truth_depth)[both]
-    assert np.mean(error < 1e-4) > 0.99 and error.max() < 5e-3  # grazing: error = tolerance / cosine
+    assert (
+        np.mean(error < 1e-4) > 0.99 and error.max() < 5e-3
+    )  # grazing: error = tolerance / cosine
     assert int(trace.overflow) == 0
 
 
@@ -100,7 +105,9 @@ def test_sphere_equals_its_closed_form(seed):
     shape = field(shapes.sphere, params)
     trace = trace_rays(shape, o, d, CONFIG)
     check_values(shape, trace)
-    forms = [sphere_depth(o, d, params["centre"], float(params["radius"]) + e) for e in (0, -1e-4, 1e-4)]
+    forms = [
+        sphere_depth(o, d, params["centre"], float(params["radius"]) + e) for e in (0, -1e-4, 1e-4)
+    ]
     check_against(trace, *forms[0], forms[1][0], forms[2][0])
 
 
@@ -108,7 +115,7 @@ def test_sphere_equals_its_closed_form(seed):
 def test_rotated_box_equals_its_slabs(seed):
     o, d = shapes.rays_towards(seed, N)
     shape = field(shapes.box, BOX)
-    trace = trace_rays(shape, o, d, CONFIG)
+    trace = trace_rays(shape, o, d, QUICK)
     check_values(shape, trace)
     forms = [box_depth(o, d, e) for e in (0, -1e-4, 1e-4)]
     check_against(trace, *forms[0], forms[1][0], forms[2][0])
@@ -132,9 +139,11 @@ def idr_rays():
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_parity_with_the_idr_ray_tracer_at_less_cost(name):
-    """Masks and depths of the peer, in eval mode; on rays without a hit its depths have no geometric meaning.
+    """Masks and depths of the peer, in eval mode; on rays without a hit its depths have no
+    geometric meaning.
 
-    The peer oversteps the overscaled sphere and loses grazing hits there; the truth is the closed form.
+    The peer oversteps the overscaled sphere and loses grazing hits there; the truth is the closed
+    form.
     """
     o, d = idr_rays()
     trace = trace_rays(CASES[name], o, d, CONFIG)
@@ -168,14 +177,16 @@ def test_parity_from_inside_the_bounding_sphere():
     trace = trace_rays(CASES["torus"], jnp.asarray(o), jnp.asarray(v.reshape(-1, 3)), CONFIG)
     mask = IDR["inside/torus/eval/network_object_mask"]
     assert np.sum(np.asarray(trace.hit) != mask) <= 3 and mask.mean() > 0.3
-    error = np.abs(np.asarray(trace.depth) - IDR["inside/torus/eval/dists"])[mask & np.asarray(trace.hit)]
+    error = np.abs(np.asarray(trace.depth) - IDR["inside/torus/eval/dists"])[
+        mask & np.asarray(trace.hit)
+    ]
     assert np.mean(error <= 1e-4) >= 0.99
 
 
 def test_thin_plates_are_found_down_to_the_gap():
     o, d = shapes.rays_towards(3, N)
     plate = field(shapes.slab, {"half": jnp.asarray(0.006)})
-    trace = trace_rays(plate, o, d, CONFIG)
+    trace = trace_rays(plate, o, d, QUICK)
     depth = -o[:, 2] / d[:, 2]
     crossing = jnp.linalg.norm(o + depth[:, None] * d, axis=-1) < 0.9
     assert np.all(trace.hit[crossing & (depth > 0)])
@@ -184,7 +195,7 @@ def test_thin_plates_are_found_down_to_the_gap():
 def test_a_field_steeper_than_declared_is_bracketed_not_lost():
     o, d = shapes.rays_towards(4, N)
     steep = field(shapes.scaled, 1.5, SPHERE, lipschitz=1.0)
-    trace = trace_rays(steep, o, d, CONFIG)
+    trace = trace_rays(steep, o, d, QUICK)
     check_values(steep, trace)
     thin = sphere_depth(o, d, np.zeros(3), 0.495)[0]
     assert np.all(np.asarray(trace.hit)[thin])
@@ -192,7 +203,7 @@ def test_a_field_steeper_than_declared_is_bracketed_not_lost():
 
 def test_unresolved_rays_are_sampled_and_overflow_is_counted():
     o, d = shapes.rays_towards(0, N)
-    few = dataclasses.replace(CONFIG, steps=3, sampled_fraction=1.0)
+    few = dataclasses.replace(QUICK, steps=3, sampled_fraction=1.0)
     trace = trace_rays(CASES["sphere"], o, d, few)
     thin = sphere_depth(o, d, np.zeros(3), 0.499)[0]
     fat = sphere_depth(o, d, np.zeros(3), 0.5001)[0]
@@ -235,15 +246,15 @@ def test_rays_that_start_inside_hit_without_converging():
 
 
 def test_warm_starts_cost_less_and_recover_when_too_deep():
-    o, d = shapes.rays_towards(7, N)
-    cold = trace_rays(CASES["sphere"], o, d, CONFIG)
+    o, d = shapes.rays_towards(7, N, spread=0.25)
+    cold = trace_rays(CASES["sphere"], o, d, QUICK)
     start = jnp.where(cold.hit, cold.depth - 0.02, 0.0)
-    warm = trace_rays(CASES["sphere"], o, d, CONFIG, start)
-    assert int(warm.evaluations) < int(cold.evaluations)
+    warm = trace_rays(CASES["sphere"], o, d, QUICK, start)
+    assert int(warm.evaluations) < 0.8 * int(cold.evaluations)
     hit = np.asarray(cold.hit)
     np.testing.assert_array_equal(warm.hit, hit)
     assert np.mean(np.abs(warm.depth - cold.depth)[hit] < 1e-4) > 0.99
-    deep = trace_rays(CASES["sphere"], o, d, CONFIG, start + 0.1)
+    deep = trace_rays(CASES["sphere"], o, d, QUICK, start + 0.1)
     assert np.mean(np.abs(deep.depth - cold.depth)[hit] < 1e-4) > 0.98
 
 
@@ -260,13 +271,14 @@ def test_one_compilation_serves_any_parameters():
     jitted = jax.jit(sphere_trace, static_argnames=("config",))
     o, d = shapes.rays_towards(0, 64)
     TRACED.clear()
-    hits, traced = set(), set()
+    hits, traced, programs = set(), set(), set()
     for radius in (0.2, 0.4, 0.6):
         params = {"centre": jnp.zeros(3), "radius": jnp.asarray(radius)}
-        trace = jitted(field(counted_sphere, params), o, d, config=CONFIG)
+        trace = jitted(field(counted_sphere, params), o, d, config=QUICK)
         hits.add(int(jnp.sum(trace.hit)))
         traced.add(len(TRACED))
-    assert jitted._cache_size() == 1 and len(traced) == 1 and len(hits) == 3
+        programs.add(jitted._cache_size())
+    assert len(programs) == 1 and len(traced) == 1 and len(hits) == 3
 
 
 def test_vmap_equals_loop():
@@ -276,7 +288,7 @@ def test_vmap_equals_loop():
 
     def one(radius, o, d):
         shape = field(shapes.sphere, {"centre": jnp.zeros(3), "radius": radius})
-        return sphere_trace(shape, o, d, CONFIG)
+        return sphere_trace(shape, o, d, QUICK)
 
     batched = jax.jit(jax.vmap(one))(radii, o, d)
     single = jax.jit(one)

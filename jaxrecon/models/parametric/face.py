@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,15 +29,15 @@ SKIN_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
 class LinearFaceModel:
     """An immutable linear head model; arrays are leaves, names are static."""
 
-    mean: Array
+    mean: Any
     """(v, 3) mm"""
-    identity: Array
+    identity: Any
     """(k, v, 3) mm per standard deviation"""
-    expression: Array
+    expression: Any
     """(e, v, 3) mm at full activation (1)"""
-    faces: Array
+    faces: Any
     """(f, 3) vertex indices, counter-clockwise from outside"""
-    landmarks: Array
+    landmarks: Any
     """(68,) vertex indices, Multi-PIE order"""
     expression_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     """Names of the expression shapes (ARKit style)."""
@@ -61,14 +63,7 @@ def load_face_model(path: str | pathlib.Path, parts: tuple[str, ...] | None = SK
         InputError: the file is missing, no such .npz, or inconsistent.
     """
     raw = _read(pathlib.Path(path))
-    faces = raw["faces"].astype(np.int64)
-    if parts is not None:
-        names = [str(n) for n in raw["part_names"]]
-        unknown = sorted(set(parts) - set(names))
-        if unknown:
-            raise InputError(f"{path}: no face parts {unknown}", f"some of {names}", "name parts of the file")
-        faces = faces[np.isin(raw["face_part"], [names.index(p) for p in parts])]
-    keep = np.unique(np.concatenate([faces.ravel(), raw["landmarks68"].astype(np.int64)]))
+    faces, keep = _select(raw, path, parts)
     index = np.full(len(raw["v_mean"]), -1)
     index[keep] = np.arange(len(keep))
     return LinearFaceModel(
@@ -83,12 +78,21 @@ def load_face_model(path: str | pathlib.Path, parts: tuple[str, ...] | None = SK
 
 def kept_vertices(path: str | pathlib.Path, parts: tuple[str, ...] | None = SKIN_PARTS) -> np.ndarray:
     """Original vertex ids, in order, that `load_face_model(path, parts)` keeps (to carry per-vertex masks over)."""
-    raw = _read(pathlib.Path(path))
+    return _select(_read(pathlib.Path(path)), path, parts)[1]
+
+
+def _select(raw: dict[str, np.ndarray], path, parts) -> tuple[np.ndarray, np.ndarray]:
+    """(faces of the parts, ids of the vertices that they and the landmarks use)."""
     faces = raw["faces"].astype(np.int64)
     if parts is not None:
         names = [str(n) for n in raw["part_names"]]
+        unknown = sorted(set(parts) - set(names))
+        if unknown:
+            raise InputError(
+                f"{path}: no face parts {unknown}", f"some of {names}", "name parts of the file"
+            )
         faces = faces[np.isin(raw["face_part"], [names.index(p) for p in parts])]
-    return np.unique(np.concatenate([faces.ravel(), raw["landmarks68"].astype(np.int64)]))
+    return faces, np.unique(np.concatenate([faces.ravel(), raw["landmarks68"].astype(np.int64)]))
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -102,26 +106,36 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             raw = {key: archive[key] for key in _KEYS}
     except Exception as error:
         raise InputError(f"{path}: {error}", f".npz with {', '.join(_KEYS)}", remedy) from error
-    count = len(raw["v_mean"])
-    pointer = raw["expr_ptr"].astype(np.int64)
-    sound = (
-        raw["v_mean"].shape == (count, 3)
-        and raw["id_basis"].shape[1:] == (count, 3)
-        and raw["faces"].ndim == 2
-        and len(raw["face_part"]) == len(raw["faces"])
-        and 0 <= raw["faces"].min() <= raw["faces"].max() < count
-        and raw["landmarks68"].shape == (68,)
-        and 0 <= raw["landmarks68"].min() <= raw["landmarks68"].max() < count
-        and len(pointer) == len(raw["expr_names"]) + 1
-        and bool((np.diff(pointer) >= 0).all())
-        and pointer[0] >= 0
-        and pointer[-1] <= len(raw["expr_idx"]) == len(raw["expr_delta"])
-        and (len(raw["expr_idx"]) == 0 or raw["expr_idx"].max() < count)
-        and all(np.isfinite(raw[k]).all() for k in ("v_mean", "id_basis", "expr_delta"))
-    )
+    try:
+        sound = _sound(raw)
+    except (TypeError, ValueError, IndexError):  # scalars, text, nothing at all
+        sound = False
     if not sound:
         raise InputError(f"{path}: arrays disagree, or hold NaN", "consistent shapes and indices", remedy)
     return raw
+
+
+def _sound(raw: dict[str, np.ndarray]) -> bool:
+    """Whether shapes agree, indices are in range and numbers are finite."""
+    count, indices = len(raw["v_mean"]), raw["expr_idx"]
+    pointer = raw["expr_ptr"].astype(np.int64)
+    whole = ("faces", "landmarks68", "expr_ptr", "expr_idx", "face_part")
+    return (
+        all(np.issubdtype(raw[name].dtype, np.integer) for name in whole)
+        and raw["v_mean"].shape == (count, 3)
+        and raw["id_basis"].ndim == 3
+        and raw["id_basis"].shape[1:] == (count, 3)
+        and raw["faces"].shape == (len(raw["face_part"]), 3)
+        and bool(0 <= raw["faces"].min() <= raw["faces"].max() < count)
+        and raw["landmarks68"].shape == (68,)
+        and bool(0 <= raw["landmarks68"].min() <= raw["landmarks68"].max() < count)
+        and pointer.shape == (len(raw["expr_names"]) + 1,)
+        and bool((np.diff(pointer) >= 0).all())
+        and 0 <= pointer[0] <= pointer[-1] <= len(indices)
+        and raw["expr_delta"].shape == (len(indices), 3)
+        and (len(indices) == 0 or bool(0 <= indices.min() <= indices.max() < count))
+        and all(np.isfinite(raw[k]).all() for k in ("v_mean", "id_basis", "expr_delta"))
+    )
 
 
 def _dense_expressions(raw: dict[str, np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrecon.models.image_losses import mask_loss, rgb_loss
 from jaxrecon.systems.implicit_deformation import networks
 from jaxrecon.systems.implicit_deformation.networks import Config
 
@@ -147,34 +148,16 @@ def volume_loss(
     return jnp.mean(jax.nn.relu(jnp.abs(values - distance) - tolerance))
 
 
-def rgb_loss(
-    predicted: Float[Array, "*n 3"], target: Float[Array, "*n 3"], weight: Float[Array, "*n"]
-) -> Float[Array, ""]:
-    """Eq. 10: sum over pixels of |c - c_true|_1, over the number of pixels.
-
-    Args:
-        predicted: colours in [0, 1].
-        target: colours in [0, 1].
-        weight: 1 where the pixel counts (hit and inside the mask), else 0; the divisor is the number of pixels.
-    """
-    error = jnp.sum(jnp.abs(predicted - target), axis=-1)
-    return jnp.sum(weight * error) / weight.size
-
-
-def mask_loss(
-    least_values: Float[Array, "*n"],
-    mask: Float[Array, "*n"],
-    weight: Float[Array, "*n"],
-    alpha: float | Float[Array, ""],
-) -> Float[Array, ""]:
-    """Eq. 11 with IDR's soft mask sigmoid(-alpha min s): cross-entropy over alpha, mean over pixels.
-
-    Args:
-        least_values: the least level-set value along each ray.
-        mask: 1 subject, 0 background.
-        weight: 1 where the pixel counts.
-        alpha: sharpness, per canonical unit.
-    """
-    logits = -alpha * least_values
-    entropy = jax.nn.softplus(logits) - mask * logits
-    return jnp.sum(weight * entropy) / (alpha * weight.size)
+__all__ = [
+    "GeometryWeights",
+    "RenderWeights",
+    "eikonal_loss",
+    "geometry_loss",
+    "mask_loss",
+    "normal_loss",
+    "normalise",
+    "rgb_loss",
+    "safe_norm",
+    "surface_query",
+    "volume_loss",
+]

@@ -1,0 +1,133 @@
+"""The paper's tables on views folders: fit every subject, score it, print the table.
+
+    python -m experiments.implicit_deformation.evaluate --subjects DIR --views 0,1,3 --model ict_head.npz
+    python -m experiments.implicit_deformation.evaluate --subjects DIR --ablation          (rows of Table 3)
+
+DIR holds views folders with ground truth. Tables 1 and 2 of the paper are on Bosphorus and Stirling/ESRC, which
+need licences: convert them to views folders and give their folder here. With --model the mean head, placed by the true
+landmarks, is the baseline, and the ratio to it is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from jaxrecon.errors import InputError
+from jaxrecon.evaluation.face_protocol import load_ground_truth, score_face
+from jaxrecon.geometry.registration import procrustes_host
+from jaxrecon.models.parametric.face import load_face_model
+from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.views import load_views
+from jaxrecon.types import Mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Fit and score every subject of a folder."""
+
+    subjects: pathlib.Path
+    """Folder of views folders with ground truth."""
+    views: str = "0,1,3"
+    """Which views to use."""
+    preset: str = "fast"
+    """fast or quality."""
+    model: pathlib.Path | None = None
+    """Linear head model (.npz) whose mean is the baseline."""
+    weights: pathlib.Path | None = None
+    """Weights without suffix; the released ones if not given."""
+    ablation: bool = False
+    """Rows of Table 3: baseline, + view switch, full."""
+    seed: int = 0
+    """Of the fits."""
+    out: pathlib.Path | None = None
+    """JSON file for the numbers."""
+
+
+def mean_head(model: pathlib.Path, folder: pathlib.Path, expression: int) -> Mesh:
+    """The model's mean skin, placed by the true 3D landmarks with scale (the protocol's baseline)."""
+    face = load_face_model(model, parts=("face", "head_neck"))
+    _, _, landmarks = load_ground_truth(folder, expression)
+    if landmarks is None:
+        raise InputError(f"{folder}: no 3D landmarks", "landmarks.json with landmarks3d")
+    known = np.isfinite(landmarks).all(1)
+    mean = np.asarray(face.mean, np.float64)
+    s, R, t = procrustes_host(mean[np.asarray(face.landmarks)][known], landmarks[known], scale=True)
+    return Mesh(s * mean @ R.T + t, np.asarray(face.faces, np.int64))
+
+
+def rows(preset: str, ablation: bool) -> dict:
+    """Name -> FitConfig of every row."""
+    full = pipeline.PRESETS[preset].fit
+    if not ablation:
+        return {"full": full}
+    # The same number of steps on pixels in every row.
+    steps = full.weight_steps + full.residual_steps
+    plain = dataclasses.replace(full, weight_steps=steps, residual_steps=0)
+    return {
+        "baseline": dataclasses.replace(plain, switch_steps=0),
+        "+ view switch": plain,
+        "+ residual codes (full)": full,
+    }
+
+
+def main(arguments: Arguments) -> int:
+    """Print the table; exit code."""
+    try:
+        table = evaluate(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def evaluate(arguments: Arguments) -> list[dict]:
+    """One record a subject and row: errors in mm (face protocol, expression of the first view)."""
+    prior = pipeline.load_prior(arguments.weights)
+    select = tuple(int(v) for v in arguments.views.split(","))
+    folders = sorted(p.parent for p in arguments.subjects.glob("*/cameras.json"))
+    if not folders:
+        raise InputError(f"{arguments.subjects}: no views folders", "folders with cameras.json")
+    options = pipeline.Options(preset=arguments.preset, seed=arguments.seed, views=select)
+    table = []
+    print(f"{'subject':10} {'row':24} {'raw':>6} {'mean':>6} {'median':>6} {'p90':>6} {'ratio':>6} {'s':>5}")
+    for folder in folders:
+        views = load_views(folder, select, need=("cameras", "masks", "landmarks"))
+        label = int(views.expression[0])
+        scale = pipeline.UNIT_MM.get(views.units or "", 1.0)
+        base = None
+        if arguments.model is not None:
+            base = score_face(
+                mean_head(arguments.model, folder, label), folder, expression=label, scale=scale
+            ).mean
+        for name, config in rows(arguments.preset, arguments.ablation).items():
+            done = pipeline.reconstruct(views, options, prior, config=config)
+            score = score_face(done.meshes[label], folder, expression=label, scale=scale)
+            seconds = sum(done.timings.values())
+            ratio = score.mean / base if base else float("nan")
+            print(
+                f"{folder.name:10} {name:24} {score.raw_mean:6.3f} {score.mean:6.3f} "
+                f"{score.median:6.3f} {score.p90:6.3f} {ratio:6.3f} {seconds:5.0f}",
+                flush=True,
+            )
+            record = {"subject": folder.name, "row": name, "mean_head": base, "seconds": seconds}
+            table.append(record | score.summary())
+    for name in dict.fromkeys(r["row"] for r in table):
+        chosen = [r for r in table if r["row"] == name]
+        text = f"{name}: mean {np.mean([r['mean'] for r in chosen]):.3f} mm"
+        if arguments.model is not None:
+            text += f", median ratio {np.median([r['mean'] / r['mean_head'] for r in chosen]):.3f}"
+        print(text)
+    return table
+
+
+if __name__ == "__main__":
+    import tyro
+
+    sys.exit(main(tyro.cli(Arguments)))
