@@ -2,8 +2,9 @@
 
     python -m benchmarks.sphere_tracing
 
-The baseline evaluates every ray at every step (22 bidirectional-sphere, 100 sampling and 8 secant evaluations: what a
-fixed-shape port of IDR's tracer costs). Both run in one process, in turn; medians. One JSON line.
+The baseline evaluates every ray at every step (22 bidirectional-sphere, 100 sampling and 8 secant
+evaluations: what a fixed-shape port of IDR's tracer costs). Both run in one process, in turn;
+medians. One JSON line.
 """
 
 from __future__ import annotations
@@ -69,9 +70,7 @@ def main() -> None:
     params = networks.init(jax.random.key(0), config)["params"]
     code = jnp.zeros(config.geo_dim)
     field = networks.sdf_field(config, networks.condition(params, code), lipschitz=1.2)
-    camera = look_at(
-        jnp.array([0.3, 0.2, 3.0]), jnp.zeros(3), intrinsics(1.6 * SIDE, SIDE, SIDE)
-    )
+    camera = look_at(jnp.array([0.3, 0.2, 3.0]), jnp.zeros(3), intrinsics(1.6 * SIDE, SIDE, SIDE))
     origins, directions = pixel_rays(camera, pixel_grid(SIDE, SIDE).reshape(-1, 2))
     traced = jax.jit(sphere_trace, static_argnums=3)
     settings = TraceConfig(radius=1.0)

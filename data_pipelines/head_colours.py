@@ -1,4 +1,6 @@
-"""Colours of random people at surface points: procedural albedo under random lighting, sampled on the device."""
+"""Colours of random people at surface points: procedural albedo under random lighting, sampled on
+the device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class ColourSampler:
 
 
 def make_colour_sampler(path: str | pathlib.Path) -> ColourSampler:
-    """Masks of the vertices that `load_face_model(path)` keeps, and the statistics of 4,096 random people."""
+    """Masks of the vertices that `load_face_model(path)` keeps, and the statistics of 4,096 random
+    people.
+    """
     ids = kept_vertices(path)
     surface = {k: v[ids] for k, v in procedural_albedo.albedo_surface(path).items()}
     draws = jax.vmap(draw_parameters)(jax.random.split(jax.random.key(0), 4096))

@@ -1,7 +1,7 @@
 """Surface and volume points of a linear head model, sampled on the device.
 
-`sample_heads` is a pure function of a key: identities, expressions, points, normals, corresponding points on the mean
-head, and estimated distances around it, in canonical space (1 unit = 150 mm).
+`sample_heads` is a pure function of a key: identities, expressions, points, normals, corresponding
+points on the mean head, and estimated distances around it, in canonical space (1 unit = 150 mm).
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class HeadSampler:
     """k"""
 
 
-def make_sampler(model: LinearFaceModel, config: SampleConfig, identities: int = 100) -> HeadSampler:
+def make_sampler(
+    model: LinearFaceModel, config: SampleConfig, identities: int = 100
+) -> HeadSampler:
     """Prepare a model (mm) for `sample_heads`, with its first `identities` modes."""
     names = model.expression_names
     mean = (np.asarray(model.mean) - np.asarray(HEAD_CENTRE_MM, np.float32)) / HEAD_SCALE_MM
@@ -104,12 +106,16 @@ def make_sampler(model: LinearFaceModel, config: SampleConfig, identities: int =
 
 
 def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -> Float[Array, "e"]:
-    """A plausible expression: few shapes active, left and right tied, the mouth closed only as far as the jaw opens."""
+    """A plausible expression: few shapes active, left and right tied, the mouth closed only as far
+    as the jaw opens.
+    """
     keys = jax.random.split(key, 6)
     count = sampler.tied.shape[0]
     active = jax.random.bernoulli(keys[0], jax.random.uniform(keys[1], (), maxval=0.25), (count,))
     strength = jax.random.uniform(keys[2], (count,)) * active
-    own = jnp.minimum(jnp.arange(count), sampler.tied)  # both sides read one draw, then differ a little
+    own = jnp.minimum(
+        jnp.arange(count), sampler.tied
+    )  # both sides read one draw, then differ a little
     weights = strength[own] * jax.random.uniform(keys[3], (count,), minval=0.7, maxval=1.0)
     weights = weights + 0.08 * jnp.abs(jax.random.normal(keys[4], (count,)))
     opening = jnp.sum(weights * sampler.opening)
@@ -156,8 +162,9 @@ def sample_points(sampler: HeadSampler, config: SampleConfig, key: Array, vertic
     uniform = jax.random.uniform(k_uniform, (config.volume - half, 3), minval=-1.0, maxval=1.0)
     spread = 0.06 * jax.random.normal(k_near, (half, 3))
     uniform = jnp.concatenate([uniform, jnp.clip(points[:half] + spread, -1.0, 1.0)])
-    # The surface samples themselves estimate the distance: within their spacing of the truth, with the sign of the
-    # nearest normal. Grazing points (the rims of mouth, eyes and neck) tell no side and are left out.
+    # The surface samples themselves estimate the distance: within their spacing of the truth, with
+    # the sign of the nearest normal. Grazing points (the rims of mouth, eyes and neck) tell no
+    # side and are left out.
     extra_triangles, extra_bary = draw_triangles(sampler, k_extra, 1024)
     extra_corners = vertices[extra_triangles]
     cloud = jnp.concatenate([points, jnp.einsum("nc,ncx->nx", extra_bary, extra_corners)])
@@ -192,8 +199,9 @@ def sample_heads(sampler: HeadSampler, config: SampleConfig, key: Array) -> dict
     """A batch of random people.
 
     Returns:
-        z_id (S, k), z_exp (S, e); points, normals, reference_points (S, N, 3); uniform (S, M, 3) with estimated
-        signed `distance` and `distance_tolerance` (S, M), huge where the side is not known.
+        z_id (S, k), z_exp (S, e); points, normals, reference_points (S, N, 3); uniform (S, M, 3)
+        with estimated signed `distance` and `distance_tolerance` (S, M), huge where the side is
+        not known.
     """
 
     def one(key):

@@ -1,6 +1,7 @@
 """One error style: say what was given, what is expected, and how to mend it.
 
-The command line turns an `InputError` into one message and exit code 2; everything else is our fault (code 1).
+The command line turns an `InputError` into one message and exit code 2; everything else is our
+fault (code 1).
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """The small shared vocabulary: frozen pytree dataclasses that cross jit, vmap and scan.
 
-They do not validate on construction (unflattening with abstract values would fail); named constructors and the
-entry points do. Frames are in names, right to left: `T_world_camera` maps camera to world coordinates.
+They do not validate on construction (unflattening with abstract values would fail); named
+constructors and the
+entry points do. Frames are in names, right to left: `T_world_camera` maps camera to world
+coordinates.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,14 +27,17 @@ UNIT_BOX: Box = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 class Field:
     """A level set of space: negative inside, zero on the surface, positive outside.
 
-    `function` is a pytree (`jax.tree_util.Partial` of a module-level function over parameters), so that a field is an
+    `function` is a pytree (`jax.tree_util.Partial` of a module-level function over parameters), so
+    that a field is an
     ordinary argument of jitted functions: one compilation serves any parameter values.
     """
 
     function: Callable
     """points (*n, 3) -> values (*n,). Parameters are leaves."""
     kind: str = dataclasses.field(default="sdf", metadata={"static": True})
-    """`sdf` (distances: may be sphere-traced) or `occupancy` (0.5 - probability: marched and bisected)."""
+    """`sdf` (distances: may be sphere-traced) or `occupancy` (0.5 - probability: marched and
+    bisected).
+    """
     lipschitz: float = dataclasses.field(default=1.0, metadata={"static": True})
     """Upper bound of |gradient|; steps are divided by it."""
     box: Box = dataclasses.field(default=UNIT_BOX, metadata={"static": True})
@@ -40,6 +46,7 @@ class Field:
     """Whether a value depends on its own point only; chunked evaluation needs it."""
 
     def __call__(self, points):
+        """Values (*n,) at points (*n, 3)."""
         return self.function(points)
 
 
@@ -61,8 +68,8 @@ def field(function: Callable, *parameters: Any, **options: Any) -> Field:
 class Cameras:
     """Pinhole cameras in OpenCV axes (x right, y down, z forward); leading axes are a batch.
 
-    x_camera = R x_world + t; pixel (u, v) = (K x_camera) / z; the centre of pixel (row i, column j) is
-    (u, v) = (j + 0.5, i + 0.5).
+    x_camera = R x_world + t; pixel (u, v) = (K x_camera) / z; the centre of pixel (row i, column
+    j) is (u, v) = (j + 0.5, i + 0.5).
     """
 
     K: Array
@@ -76,9 +83,11 @@ class Cameras:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """x_b = scale * R x_a + t. Named like a transform: `S_canonical_world` maps world to canonical."""
+    """x_b = scale * R x_a + t. Named like a transform: `S_canonical_world` maps world to
+    canonical.
+    """
 
-    scale: Array
+    scale: Array | np.floating
     """(*batch,)"""
     R: Array
     """(*batch, 3, 3)"""

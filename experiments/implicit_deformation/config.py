@@ -38,7 +38,9 @@ class TrainConfig:
     weights: GeometryWeights = GeometryWeights()
     """Weights of Eq. 4."""
     codes: str = "coefficients"
-    """`coefficients`: the model's own coefficients are the codes. `table`: codes are learned (the paper)."""
+    """`coefficients`: the model's own coefficients are the codes. `table`: codes are learned (the
+    paper).
+    """
     identities: int = 1000
     """Table only: number of training identities."""
     expressions: int = 8
@@ -54,17 +56,23 @@ class TrainConfig:
 _OURS = GeometryWeights(correspondence=0.5, volume=0.3)
 
 PRESETS = {
-    # Sec. 4.1: Adam 1e-3 on one scan, then 1e-4 with 32 instances a batch; 860 k points a scan are drawn in turns.
+    # Sec. 4.1: Adam 1e-3 on one scan, then 1e-4 with 32 instances a batch; 860 k points a scan are
+    # drawn in turns.
     "paper": TrainConfig(
         network=networks.PRESETS["paper"],
-        reference=Stage(20_000, 1e-3, decay=False, sample=SampleConfig(heads=1, surface=8192, volume=4096)),
-        deformation=Stage(200_000, 1e-4, decay=False, sample=SampleConfig(heads=32, surface=2048, volume=1024)),
+        reference=Stage(
+            20_000, 1e-3, decay=False, sample=SampleConfig(heads=1, surface=8192, volume=4096)
+        ),
+        deformation=Stage(
+            200_000, 1e-4, decay=False, sample=SampleConfig(heads=32, surface=2048, volume=1024)
+        ),
         rendering=Stage(50_000, 1e-4, decay=False, sample=SampleConfig(heads=32, surface=2048)),
         codes="table",
         expressions=8,
         identities=95,
     ),
-    # What works better on a CPU: known coefficients as codes, known correspondences, distances around the head.
+    # What works better on a CPU: known coefficients as codes, known correspondences, distances
+    # around the head.
     "small": TrainConfig(
         network=networks.PRESETS["small"],
         reference=Stage(1_500, 2e-3, sample=SampleConfig(heads=1, surface=2048, volume=1024)),

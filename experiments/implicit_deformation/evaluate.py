@@ -1,11 +1,12 @@
 """The paper's tables on views folders: fit every subject, score it, print the table.
 
-    python -m experiments.implicit_deformation.evaluate --subjects DIR --views 0,1,3 --model ict_head.npz
-    python -m experiments.implicit_deformation.evaluate --subjects DIR --ablation          (rows of Table 3)
+    python -m experiments.implicit_deformation.evaluate --subjects DIR --model ict_head.npz
+    python -m experiments.implicit_deformation.evaluate --subjects DIR --ablation
 
-DIR holds views folders with ground truth. Tables 1 and 2 of the paper are on Bosphorus and Stirling/ESRC, which
-need licences: convert them to views folders and give their folder here. With --model the mean head, placed by the true
-landmarks, is the baseline, and the ratio to it is printed.
+The second prints the rows of Table 3. DIR holds views folders with ground truth. Tables 1 and 2 of
+the paper are on Bosphorus and Stirling/ESRC, which need licences: convert them to views folders and
+give their folder here. With --model the mean head, placed by the true landmarks, is the baseline,
+and the ratio to it is printed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Arguments:
 
 
 def mean_head(model: pathlib.Path, folder: pathlib.Path, expression: int) -> Mesh:
-    """The model's mean skin, placed by the true 3D landmarks with scale (the protocol's baseline)."""
+    """The model's mean skin, placed by the true 3D landmarks with scale (the protocol's
+    baseline).
+    """
     face = load_face_model(model, parts=("face", "head_neck"))
     _, _, landmarks = load_ground_truth(folder, expression)
     if landmarks is None:
@@ -96,7 +99,8 @@ def evaluate(arguments: Arguments) -> list[dict]:
         raise InputError(f"{arguments.subjects}: no views folders", "folders with cameras.json")
     options = pipeline.Options(preset=arguments.preset, seed=arguments.seed, views=select)
     table = []
-    print(f"{'subject':10} {'row':24} {'raw':>6} {'mean':>6} {'median':>6} {'p90':>6} {'ratio':>6} {'s':>5}")
+    columns = ("raw", "mean", "median", "p90", "ratio", "s")
+    print(f"{'subject':10} {'row':24} " + " ".join(f"{c:>6}" for c in columns))
     for folder in folders:
         views = load_views(folder, select, need=("cameras", "masks", "landmarks"))
         label = int(views.expression[0])
@@ -113,7 +117,7 @@ def evaluate(arguments: Arguments) -> list[dict]:
             ratio = score.mean / base if base else float("nan")
             print(
                 f"{folder.name:10} {name:24} {score.raw_mean:6.3f} {score.mean:6.3f} "
-                f"{score.median:6.3f} {score.p90:6.3f} {ratio:6.3f} {seconds:5.0f}",
+                f"{score.median:6.3f} {score.p90:6.3f} {ratio:6.3f} {seconds:6.0f}",
                 flush=True,
             )
             record = {"subject": folder.name, "row": name, "mean_head": base, "seconds": seconds}

@@ -2,8 +2,9 @@
 
 `python -m experiments.implicit_deformation.release --model ict_head.npz --run runs/x --out NAME`
 
-Writes NAME.safetensors and NAME.json: networks, principal components of the codes, and landmarks as a linear map of
-the codes. Stages that have not finished are released from their newest checkpoint, and said so.
+Writes NAME.safetensors and NAME.json: networks, principal components of the codes, and landmarks
+as a linear map of the codes. Stages that have not finished are released from their newest
+checkpoint, and said so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import head_colours, head_points
@@ -30,8 +30,8 @@ from jaxrecon.training.state import create_state
 
 SAMPLES = 8192
 NOTICE = (
-    "Trained on samples of ICT-FaceKit (ICT-VGL/ICT-FaceKit), MIT License, (c) 2020 USC Institute for "
-    "Creative Technologies; colours are procedural."
+    "Trained on samples of ICT-FaceKit (ICT-VGL/ICT-FaceKit), MIT License, (c) 2020 USC Institute "
+    "for Creative Technologies; colours are procedural."
 )
 
 
@@ -106,14 +106,20 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
         vertices = jax.vmap(functools.partial(head_points.canonical_vertices, sampler))
         return vertices(identity, expression)[:, sampler.landmarks]
 
-    chunks = [marks(identity[i : i + 64], expression[i : i + 64]) for i in range(0, len(identity), 64)]
+    chunks = [
+        marks(identity[i : i + 64], expression[i : i + 64]) for i in range(0, len(identity), 64)
+    ]
     points = np.concatenate([np.asarray(c) for c in chunks])
     z_id, z_exp, z_colour = (np.asarray(z) for z in (z_id, z_exp, z_colour))
     mean, of_id, of_exp = linear_landmarks(z_id, z_exp, points)
     if config.codes == "coefficients":
-        # The model's modes are its principal components already, in order of their effect on the surface.
+        # The model's modes are its principal components already, in order of their effect on the
+        # surface.
         used = min(arguments.identity_components or net.id_dim, sampler.identities)
-        id_mean, id_basis = np.zeros(net.id_dim, np.float32), np.eye(net.id_dim, dtype=np.float32)[:used]
+        id_mean, id_basis = (
+            np.zeros(net.id_dim, np.float32),
+            np.eye(net.id_dim, dtype=np.float32)[:used],
+        )
     else:
         id_mean, id_basis = principal_components(z_id, arguments.identity_components)
     exp_mean, exp_basis = principal_components(z_exp, variance=arguments.expression_variance)
@@ -168,8 +174,10 @@ def main(arguments: Arguments) -> int:
     tree = jax.tree.map(to_numpy, {"params": params, "latent": space})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(arguments.out, tree, header)
-    print(f"{arguments.out}.safetensors  steps {done}  components "
-          f"{ {k: v.shape[0] for k, v in space.items() if k.endswith('basis')} }")
+    print(
+        f"{arguments.out}.safetensors  steps {done}  components "
+        f"{ {k: v.shape[0] for k, v in space.items() if k.endswith('basis')} }"
+    )
     return 0
 
 

@@ -1,12 +1,15 @@
-"""Train the head prior: `python -m experiments.implicit_deformation.train --preset small --model ict_head.npz --out runs/x`.
+"""Train the head prior.
 
-Three stages (Sec. 3.3 and 4.1 of the paper): the reference shape, the deformation with codes, the rendering network.
-With `codes=table` all codes are learned, as in the paper: z_id and z_exp in stage 2, z_colour in stage 3; every person of
-the table has one albedo and lighting.
-Every stage saves under OUT/<stage>, is interrupted by SIGINT or SIGTERM without loss, and resumes when called again.
-`release.py` turns the result into weights.
+    python -m experiments.implicit_deformation.train --model ict_head.npz --out runs/x
 
-Deviation: the rendering network is trained on coloured surface points, with the geometry fixed, not on traced pixels.
+Three stages (Sec. 3.3 and 4.1 of the paper): the reference shape, the deformation with codes, the
+rendering network. With `codes=table` all codes are learned, as in the paper: z_id and z_exp in
+stage 2, z_colour in stage 3; every person of the table has one albedo and lighting.
+Every stage saves under OUT/<stage>, is interrupted by SIGINT or SIGTERM without loss, and resumes
+when called again. `release.py` turns the result into weights.
+
+Deviation: the rendering network is trained on coloured surface points, with the geometry fixed,
+not on traced pixels.
 """
 
 from __future__ import annotations
@@ -153,7 +156,10 @@ def geometry_batch(config: TrainConfig, sampler: HeadSampler, table: dict | None
         return sample_table(config, config.deformation.sample, sampler, table, key)
     batch = head_points.sample_heads(sampler, config.deformation.sample, key)
     net = config.network
-    return batch | {"z_id": pad(batch["z_id"], net.id_dim), "z_exp": pad(batch["z_exp"], net.exp_dim)}
+    return batch | {
+        "z_id": pad(batch["z_id"], net.id_dim),
+        "z_exp": pad(batch["z_exp"], net.exp_dim),
+    }
 
 
 def geometry_loss(config: TrainConfig, params: dict, batch: dict):
@@ -161,7 +167,10 @@ def geometry_loss(config: TrainConfig, params: dict, batch: dict):
     if "index" in batch:
         codes = params["codes"]
         row = batch["index"]
-        batch = batch | {"z_id": codes["z_id"][row // config.expressions], "z_exp": codes["z_exp"][row]}
+        batch = batch | {
+            "z_id": codes["z_id"][row // config.expressions],
+            "z_exp": codes["z_exp"][row],
+        }
     weights = config.weights
     if config.codes == "coefficients":  # known codes need no regulariser
         weights = dataclasses.replace(weights, code=0.0)
@@ -251,7 +260,9 @@ def run_stage(name: str, config: TrainConfig, out: pathlib.Path, params: dict, l
 
     def held_out(state: TrainState) -> dict:
         batch = sample_held_out(state)
-        return {k: float(v) for k, v in held_out_errors(config.network, state.params, batch).items()}
+        return {
+            k: float(v) for k, v in held_out_errors(config.network, state.params, batch).items()
+        }
 
     sample_held_out = _held_out_batch(config, sample) if name == "deformation" else None
     state, finished = loop.run(
@@ -281,7 +292,9 @@ def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[
     """
     face = load_face_model(model)
     sampler = head_points.make_sampler(
-        face, config.deformation.sample, identities=min(config.network.id_dim, face.identity.shape[0])
+        face,
+        config.deformation.sample,
+        identities=min(config.network.id_dim, face.identity.shape[0]),
     )
     params = networks.init(jax.random.key(config.seed), config.network)["params"]
     part, finished = run_stage(

@@ -33,6 +33,8 @@ class Fit:
     """Which views to use, counted from 0, such as 0,1,3. All of them if left out."""
     resolution: int | None = None
     """Cells along the longest side of the extraction grid. The preset's if left out."""
+    weights: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="NAME")] = None
+    """Your own weights, NAME.safetensors beside NAME.json. The released ones if left out."""
     seed: int = 0
     """Of all randomness; the same seed gives the same result on the same machine."""
 
@@ -49,8 +51,10 @@ def run(args: Fit) -> int:
         )
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}", expected="a whole number from 0")
-    if args.resolution is not None and not 16 <= args.resolution <= 1024:
-        raise InputError(f"--resolution {args.resolution}", expected="a number from 16 to 1024")
+    if args.resolution is not None and (args.resolution % 4 or not 16 <= args.resolution <= 1024):
+        raise InputError(
+            f"--resolution {args.resolution}", expected="a multiple of 4 from 16 to 1024"
+        )
 
     from jaxrecon.pipelines.output import output_folder
 
@@ -64,6 +68,7 @@ def run(args: Fit) -> int:
         seed=args.seed,
         views=views,
         resolution=args.resolution,
+        weights=args.weights,
     )
     for path in inputs:
         print(f"report: {reconstruct_folder(path, out, options)}")

@@ -1,17 +1,17 @@
 """Test-time latent optimisation: a face from a few views, one scanned loop, vmapped over subjects.
 
-    result = fit(functions, params, space, views, key, config)                          # one subject
-    batch = jax.vmap(fit, in_axes=(None, None, None, 0, 0, None))(...)                  # many
+    result = fit(functions, params, space, views, key, config)  # one subject
+    batch = jax.vmap(partial(fit, functions), in_axes=(None, None, 0, 0, None))(...)  # many
 
-Stages (Sec. 3.4 of the paper; iteration counts fixed in `FitConfig`): landmarks; then PCA weights and pose against pixels,
-the first steps with the view-switch loss; then weights, residual codes and the rendering network. The geometry
-networks never change. Deterministic for a key.
+Stages (Sec. 3.4 of the paper; iteration counts fixed in `FitConfig`): landmarks; then PCA weights
+and pose against pixels, the first steps with the view-switch loss; then weights, residual codes
+and the rendering network. The geometry networks never change. Deterministic for a key.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -108,9 +108,10 @@ def fit(
         key: typed PRNG key; draws the pixels.
         config: sizes and step counts (static).
         hyper: loss weights and learning rates (traced).
-        losses: name -> loss, default `fitting.losses.DEFAULT`; weights come from hyper.weights by name.
-        optimiser: any optax transformation of learning rate 1 (hyper.rates multiply its updates); default
-            `optax.adam(1.0)`.
+        losses: name -> loss, default `fitting.losses.DEFAULT`; weights come from hyper.weights by
+            name.
+        optimiser: any optax transformation of learning rate 1 (hyper.rates multiply its updates);
+            default `optax.adam(1.0)`.
 
     Returns:
         FitResult, canonical space.
@@ -175,7 +176,9 @@ def begin(functions, params, space, views, key, config, hyper, optimiser=None):
     return Setting(views, initial, valid, cumulative, key, hyper), state, landmark_error
 
 
-def _context(functions, params, space, setting, variables, config, switch, key, progress) -> Context:
+def _context(
+    functions, params, space, setting, variables, config, switch, key, progress
+) -> Context:
     views = setting.views
     params = {**params, functions.fine_tuned: variables["params"]}
     codes = latents.compose_codes(space, variables)
@@ -190,9 +193,7 @@ def _context(functions, params, space, setting, variables, config, switch, key, 
     if switch:
         shift = jax.random.randint(k_other, views.expression.shape, 1, config.expressions)
         other = (views.expression + shift) % config.expressions
-        switched = render.render_samples(
-            functions, config, params, codes, other, cameras, samples
-        )
+        switched = render.render_samples(functions, config, params, codes, other, cameras, samples)
     points = latents.landmarks(space, codes[0], codes[1])
     pixels, depth = project_landmarks(views, pose, points)
     focal = jnp.sqrt(jnp.abs(views.cameras.K[:, 0, 0] * views.cameras.K[:, 1, 1]))[:, None]
@@ -232,13 +233,17 @@ def run_steps(
     unweighted = sorted(set(losses) - set(weights))
     if unweighted:
         raise InputError(
-            f"losses {unweighted} have no weight", "a weight of that name in hyper.weights", "add one"
+            f"losses {unweighted} have no weight",
+            "a weight of that name in hyper.weights",
+            "add one",
         )
     total_steps = max(sum(p.steps for p in stages(config)), 1)
     transform = _optimiser(optimiser)
 
     def objective(variables, key, progress):
-        context = _context(functions, params, space, setting, variables, config, switch, key, progress)
+        context = _context(
+            functions, params, space, setting, variables, config, switch, key, progress
+        )
         values = {name: loss(context) for name, loss in losses.items()}
         total = sum(weights[name] * value for name, value in values.items())
         return total, values | {"total": total, "evaluations": context.rendered.evaluations}
@@ -248,11 +253,14 @@ def run_steps(
         progress = state.step / total_steps
         gradients, values = jax.grad(objective, has_aux=True)(state.variables, key, progress)
         updates, opt_state = transform.update(gradients, state.opt_state, state.variables)
+        moves = cast(dict[str, Any], updates)
         # Cosine decay to a tenth over the whole fit.
         decay = 0.1 + 0.9 * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         variables = {
             name: jax.tree.map(
-                lambda x, u, rate=gates[name] * rates[name] * decay: x + rate * u, value, updates[name]
+                lambda x, u, rate=gates[name] * rates[name] * decay: x + rate * u,
+                value,
+                moves[name],
             )
             for name, value in state.variables.items()
         }

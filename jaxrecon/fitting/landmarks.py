@@ -1,7 +1,9 @@
-"""Where the head is, and roughly who it is, from landmarks: triangulation, then damped Gauss-Newton.
+"""Where the head is, and roughly who it is, from landmarks: triangulation, then damped
+Gauss-Newton.
 
-The unknowns are the pose (a small similarity after the initial one) and PCA weights; landmarks are linear in the codes
-(latents.landmarks). Everything is jitted and vmappable over subjects; iteration counts are fixed.
+The unknowns are the pose (a small similarity after the initial one) and PCA weights; landmarks are
+linear in the codes (latents.landmarks). Everything is jitted and vmappable over subjects;
+iteration counts are fixed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ POSE_WIDTH = 7
 
 
 def apply_pose(initial: Similarity, pose: Float[Array, "7"]) -> Similarity:
-    """S_canonical_world of a pose vector: axis-angle, translation (canonical units), log scale, after the initial."""
+    """S_canonical_world of a pose vector: axis-angle, translation (canonical units), log scale,
+    after the initial.
+    """
     change = Similarity(
         scale=jnp.exp(pose[6]), R=transforms.rotation_from_axis_angle(pose[:3]), t=pose[3:6]
     )
@@ -37,7 +41,8 @@ def project_landmarks(
 
 
 def initial_pose(views: ViewData, space: LatentSpace) -> Similarity:
-    """S_canonical_world from triangulated landmarks, or from the view with most landmarks when too few triangulate.
+    """S_canonical_world from triangulated landmarks, or from the view with most landmarks when too
+    few triangulate.
 
     The scale is the known unit's where there is one.
     """

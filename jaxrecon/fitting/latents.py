@@ -1,4 +1,5 @@
-"""The latent space at test time: principal components of learned codes, residuals, and landmarks as a linear map.
+"""The latent space at test time: principal components of learned codes, residuals, and landmarks
+as a linear map.
 
     z = mean + w B + r          (Eq. 13 and 15 of Implicit Neural Deformation)
 
@@ -8,6 +9,7 @@ Rows of B are scaled by their standard deviations, so that w ~ N(0, I) over the 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +22,23 @@ from jaxtyping import Array, Float
 class LatentSpace:
     """Statistics of the codes of a trained prior, released beside its weights."""
 
-    id_mean: Array
+    id_mean: Any
     """(i,)"""
-    id_basis: Array
+    id_basis: Any
     """(m_id, i)"""
-    exp_mean: Array
+    exp_mean: Any
     """(e,)"""
-    exp_basis: Array
+    exp_basis: Any
     """(m_exp, e)"""
-    colour_mean: Array
+    colour_mean: Any
     """(c,)"""
-    colour_basis: Array
+    colour_basis: Any
     """(m_c, c)"""
-    landmarks_mean: Array
+    landmarks_mean: Any
     """(68, 3) canonical landmarks at zero codes"""
-    landmarks_id: Array
+    landmarks_id: Any
     """(i, 68, 3) change per unit of z_id"""
-    landmarks_exp: Array
+    landmarks_exp: Any
     """(e, 68, 3) change per unit of z_exp"""
 
 
@@ -67,7 +69,8 @@ def linear_landmarks(
     landmarks: Float[np.ndarray, "n 68 3"],
     ridge: float = 1e-6,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ridge regression of landmarks on codes: (mean (68, 3), per z_id (i, 68, 3), per z_exp (e, 68, 3)).
+    """Ridge regression of landmarks on codes: (mean (68, 3), per z_id (i, 68, 3), per z_exp (e,
+    68, 3)).
 
     Exact for codes that are coefficients of a linear model.
     """

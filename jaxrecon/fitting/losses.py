@@ -1,13 +1,14 @@
 """Losses of a test-time fit: named functions of one `Context`, each a scalar >= 0.
 
-Replace, drop or add any: `fit(..., losses=DEFAULT | {"mine": my_loss})` with a weight of the same name in
-`Hyper.weights`.
+Replace, drop or add any: `fit(..., losses=DEFAULT | {"mine": my_loss})` with a weight of the same
+name in `Hyper.weights`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,15 @@ class Context:
     codes: Any
     """(z_id, z_exp, z_colour)"""
     landmark_errors: Any
-    """(v, 68) L1 distance of projected and given landmarks, canonical units at the landmark's depth"""
+    """(v, 68) L1 distance of projected and given landmarks, canonical units at the landmark's
+    depth
+    """
     alpha: Any
     """() sharpness of the soft mask, per canonical unit"""
     weights: Any = None
-    """loss name -> weight, as in `Hyper`; None for the defaults (the view switch weighs its parts)"""
+    """loss name -> weight, as in `Hyper`; None for the defaults (the view switch weighs its
+    parts)
+    """
 
 
 Loss = Callable[[Context], Float[Array, ""]]
@@ -58,7 +63,9 @@ def rgb(c: Context) -> Float[Array, ""]:
 
 
 def mask(c: Context) -> Float[Array, ""]:
-    """Eq. 11: cross-entropy of sigmoid(-alpha s) over alpha, where ray and mask do not agree already (IDR's P_out)."""
+    """Eq. 11: cross-entropy of sigmoid(-alpha s) over alpha, where ray and mask do not agree
+    already (IDR's P_out).
+    """
     weight = c.samples.valid * (1.0 - c.rendered.hit * c.samples.subject)
     return mask_loss(c.rendered.least, c.samples.subject, weight, c.alpha)
 
@@ -81,7 +88,9 @@ def deformation(c: Context) -> Float[Array, ""]:
 
 
 def eikonal(c: Context) -> Float[Array, ""]:
-    """Eq. 7 at the traced points (IDR mixes them in; the networks are fixed, so that only codes feel it)."""
+    """Eq. 7 at the traced points (IDR mixes them in; the networks are fixed, so that only codes
+    feel it).
+    """
     return eikonal_of(c.rendered.gradients)
 
 
@@ -93,13 +102,15 @@ def code(c: Context) -> Float[Array, ""]:
 
 
 def landmarks(c: Context) -> Float[Array, ""]:
-    """Mean distance of landmarks (Eq. 12, Euclidean, for points that are not on their own ray). Ours in a fit."""
+    """Mean L1 distance of landmarks: Eq. 12 for points that are not on their own ray. Ours."""
     weights = c.views.landmark_weights
     return jnp.sum(weights * c.landmark_errors) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
 def prior(c: Context) -> Float[Array, ""]:
-    """Sum of squared PCA weights: their log prior, since rows of the basis are standard deviations. Ours."""
+    """Sum of squared PCA weights: their log prior, since rows of the basis are standard
+    deviations. Ours.
+    """
     v = c.variables
     return jnp.sum(v["w_id"] ** 2) + jnp.sum(v["w_exp"] ** 2) + 0.2 * jnp.sum(v["w_colour"] ** 2)
 

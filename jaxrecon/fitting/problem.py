@@ -1,13 +1,14 @@
 """What a test-time fit is given: field functions, views, sizes and hyper-parameters.
 
-`FieldFunctions` is all that fitting knows of a network; `ViewData`, `Hyper` and the variables are pytrees, so that
-fits are vmapped over subjects, seeds and hyper-parameters. `FitConfig` is static.
+`FieldFunctions` is all that fitting knows of a network; `ViewData`, `Hyper` and the variables are
+pytrees, so that fits are vmapped over subjects, seeds and hyper-parameters. `FitConfig` is static.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -18,14 +19,18 @@ from jaxrecon.types import Cameras
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class FieldFunctions:
-    """A conditional signed distance and colour field as pure functions. Keep one instance: it is a static argument."""
+    """A conditional signed distance and colour field as pure functions. Keep one instance: it is a
+    static argument.
+    """
 
     condition: Callable
     """(params, z_id (i,), z_exp (e,)) -> conditioning, a pytree"""
     level_set: Callable
     """(conditioning, points (n, 3)) -> signed distances (n,)"""
     geometry: Callable
-    """(conditioning, points (n, 3)) -> (signed distances (n,), (features (n, f), offsets (n, 3)))"""
+    """(conditioning, points (n, 3)) -> (signed distances (n,), (features (n, f), offsets (n,
+    3)))
+    """
     condition_colour: Callable
     """(params, z_colour (c,)) -> conditioning of the colour field"""
     colour: Callable
@@ -56,7 +61,9 @@ class ViewData:
     expression: Any
     """(v,) int32, which expression a view shows"""
     unit: Any
-    """() world units per canonical unit (150 for millimetres and heads), or 0 where the unit is unknown"""
+    """() world units per canonical unit (150 for millimetres and heads), or 0 where the unit is
+    unknown
+    """
 
 
 @jax.tree_util.register_static
@@ -76,12 +83,18 @@ class FitConfig:
     """Further steps on PCA weights and pose, Eq. 14."""
     residual_steps: int = 110
     """Last steps on weights, residual codes and the rendering network, Eq. 16."""
-    trace: TraceConfig = TraceConfig(tolerance=2e-4, steps=40, samples=48, sampled_fraction=1 / 16, stages=4)
+    trace: TraceConfig = TraceConfig(
+        tolerance=2e-4, steps=40, samples=48, sampled_fraction=1 / 16, stages=4
+    )
     """Cost and tolerance of tracing."""
     lipschitz: float = 1.25
-    """Bound of |gradient| that tracing assumes; learned fields pass 1 (the largest are met away from the surface)."""
+    """Bound of |gradient| that tracing assumes; learned fields pass 1 (the largest are met away
+    from the surface).
+    """
     neck: float = 0.10
-    """Rays that pass the head's axis further than this below the chin are ignored (canonical units)."""
+    """Rays that pass the head's axis further than this below the chin are ignored (canonical
+    units).
+    """
     margin: int = 12
     """Background pixels are drawn within about this many pixels of the subject."""
 

@@ -38,14 +38,18 @@ class Samples:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """What the fields show at sampled pixels, canonical space; all differentiable but hit and evaluations."""
+    """What the fields show at sampled pixels, canonical space; all differentiable but hit and
+    evaluations.
+    """
 
     colours: Any
     """(v, p, 3)"""
     hit: Any
     """(v, p) 1 where the ray meets the surface"""
     least: Any
-    """(v, p) least |level set| visited along the ray, at the surface (0) where it hits (the soft mask)"""
+    """(v, p) least |level set| visited along the ray, at the surface (0) where it hits (the soft
+    mask)
+    """
     gradients: Any
     """(v, p, 3) spatial gradient at the surface"""
     offsets: Any
@@ -57,7 +61,8 @@ class Rendered:
 def pixel_density(
     views: ViewData, valid: Float[Array, "v h w"], margin: int
 ) -> tuple[Float[Array, "v h"], Float[Array, "v h w"]]:
-    """Uniform over valid pixels near the subject, as cumulative sums of rows and of each row's columns.
+    """Uniform over valid pixels near the subject, as cumulative sums of rows and of each row's
+    columns.
 
     Two short sums keep float32 exact enough for large photographs; one over all pixels would not.
     """
@@ -73,7 +78,9 @@ def pixel_density(
 
 
 def _draw(cumulative: Float[Array, "n"], uniform: Float[Array, ""]) -> Array:
-    """Index of the entry that a uniform number falls on; entries without probability are not drawn."""
+    """Index of the entry that a uniform number falls on; entries without probability are not
+    drawn.
+    """
     scaled = uniform * cumulative[-1]
     index = jnp.searchsorted(cumulative, scaled, side="right")
     last = jnp.searchsorted(cumulative, cumulative[-1], side="left")
@@ -83,7 +90,8 @@ def _draw(cumulative: Float[Array, "n"], uniform: Float[Array, ""]) -> Array:
 def neck_mask(
     views: ViewData, S_canonical_world: Similarity, chin: Float[Array, "3"], neck: float
 ) -> Float[Array, "v h w"]:
-    """1 for pixels whose ray passes the head's vertical axis above the neck plane, `neck` below the chin.
+    """1 for pixels whose ray passes the head's vertical axis above the neck plane, `neck` below
+    the chin.
 
     Pictures hold busts, shoulders or ragged necks that a head prior does not know.
     """

@@ -1,4 +1,6 @@
-"""Losses on pixels that training and test-time fitting share. Each is a mean over all pixels given, and >= 0."""
+"""Losses on pixels that training and test-time fitting share. Each is a mean over all pixels
+given, and >= 0.
+"""
 
 from __future__ import annotations
 

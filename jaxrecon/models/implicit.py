@@ -1,8 +1,9 @@
 """Coordinate networks: one MLP brick for signed distances, deformations and colours.
 
-`ImplicitNetwork` (Flax Linen) owns the parameters; `fold` and `evaluate` are the pure functions it is made of. Folding
-computes weight norm and the projection of the latent code once, before a field is traced, so that a query costs the
-plain matrix products only. With `skip`, layer norms and `Encoding` set as in `idr_network` it is IDR's ImplicitNetwork.
+`ImplicitNetwork` (Flax Linen) owns the parameters; `fold` and `evaluate` are the pure functions it
+is made of. Folding computes weight norm and the projection of the latent code once, before a field
+is traced, so that a query costs the plain matrix products only. With `skip`, layer norms and
+`Encoding` set as in `idr_network` it is IDR's ImplicitNetwork.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ class MLPConfig:
     code: int = 0
     """Width of the latent code (0: none)."""
     code_layers: tuple[int, ...] = (0,)
-    """Layers that see the code. (0,) is concatenation with the input; more layers cost nothing per point."""
+    """Layers that see the code. (0,) is concatenation with the input; more layers cost nothing per
+    point.
+    """
     code_output: bool = False
-    """Whether the code also modulates the output kernel (bilinear, like the basis of a linear shape model)."""
+    """Whether the code also modulates the output kernel (bilinear, like the basis of a linear
+    shape model).
+    """
     skip: tuple[int, ...] = ()
-    """Layers whose input is concat(h, input) / sqrt(2); the layer before is narrower by the input (IDR)."""
+    """Layers whose input is concat(h, input) / sqrt(2); the layer before is narrower by the input
+    (IDR).
+    """
     activation: str = "softplus100"
     """Activation of the hidden layers (layers.ACTIVATIONS)."""
     output_activation: str = "none"
@@ -48,16 +55,22 @@ class MLPConfig:
     weight_norm: bool = True
     """Weight normalisation on every layer (IDR)."""
     initial: str = "torch"
-    """`geometric` (IDR: roughly a sphere of `radius`), `zero_output` (deformations start at 0), `torch`, `he`."""
+    """`geometric` (IDR: roughly a sphere of `radius`), `zero_output` (deformations start at 0),
+    `torch`, `he`.
+    """
     radius: float = 0.6
     """Bias of the geometric initialisation; the zero level set starts near it."""
 
     def __post_init__(self):
         for name, table in (("activation", ACTIVATIONS), ("output_activation", ACTIVATIONS)):
             if getattr(self, name) not in table:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {sorted(table)}")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {sorted(table)}"
+                )
         if self.initial not in ("geometric", "zero_output", "torch", "he"):
-            raise ValueError(f"initial is {self.initial!r}; expected geometric, zero_output, torch or he")
+            raise ValueError(
+                f"initial is {self.initial!r}; expected geometric, zero_output, torch or he"
+            )
 
     @property
     def input_width(self) -> int:
@@ -79,7 +92,9 @@ class MLPConfig:
 
 
 def _initial_kernel(config: MLPConfig, index: int, key, shape) -> Array:
-    """Kernel of one layer under the configured scheme (facts of IDR's implicit_differentiable_renderer.py)."""
+    """Kernel of one layer under the configured scheme (facts of IDR's
+    implicit_differentiable_renderer.py).
+    """
     inputs, outputs = shape
     last = index == len(config.hidden)
     if config.initial == "geometric":
@@ -87,8 +102,8 @@ def _initial_kernel(config: MLPConfig, index: int, key, shape) -> Array:
             return np.sqrt(np.pi / inputs) + 1e-4 * jax.random.normal(key, shape)
         kernel = jax.random.normal(key, shape) * np.sqrt(2.0 / outputs)
         encoded = config.input_width
-        # Only the (nearly) raw coordinates start connected, so that the field starts radial. Without raw
-        # coordinates the lowest sine, monotone over the box, takes their place.
+        # Only the (nearly) raw coordinates start connected, so that the field starts radial.
+        # Without raw coordinates the lowest sine, monotone over the box, takes their place.
         if index == 0:
             return kernel.at[3:].set(0.0)
         if index in config.skip:
@@ -112,7 +127,9 @@ def _initial_bias(config: MLPConfig, index: int, inputs: int, key, outputs: int)
 
 
 def init_mlp(key: Array, config: MLPConfig) -> dict:
-    """Parameters {layer_i: {kernel, bias[, scale][, code][, code_kernel]}} as plain nested dicts."""
+    """Parameters {layer_i: {kernel, bias[, scale][, code][, code_kernel]}} as plain nested
+    dicts.
+    """
     parameters = {}
     for i, (inputs, outputs) in enumerate(config.shapes()):
         k_kernel, k_bias, k_code, k_output = jax.random.split(jax.random.fold_in(key, i), 4)
@@ -123,14 +140,18 @@ def init_mlp(key: Array, config: MLPConfig) -> dict:
         if config.code and i in config.code_layers:
             last = i == len(config.hidden)
             std = 1.0 / np.sqrt(config.code + inputs)
-            if config.code_output:  # starts unmodulated: the bilinear output learns the linear part first
+            if (
+                config.code_output
+            ):  # starts unmodulated: the bilinear output learns the linear part first
                 std = 0.0 if last else 0.02 * std
             layer["code"] = std * jax.random.normal(k_code, (config.code, outputs))
         if config.weight_norm:
             joint = _joint(layer)
             layer["scale"] = jnp.sqrt(jnp.sum(joint * joint, axis=0))
         if config.code and config.code_output and i == len(config.hidden):
-            layer["code_kernel"] = 0.01 * jax.random.normal(k_output, (config.code, inputs, outputs))
+            layer["code_kernel"] = 0.01 * jax.random.normal(
+                k_output, (config.code, inputs, outputs)
+            )
         parameters[f"layer_{i}"] = layer
     return parameters
 
@@ -178,7 +199,8 @@ def evaluate(
         layers: of `fold`.
         points: coordinates.
         extra: further channels (config.extra of them), or None.
-        precision: matmul precision; fields that are traced or extracted need "highest" (tf32 loses 7 % of rays).
+        precision: matmul precision; fields that are traced or extracted need "highest" (tf32 loses
+            7 % of rays).
     """
     inputs = encode(points, config.encoding)
     if extra is not None:
@@ -201,6 +223,7 @@ class ImplicitNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, points, code=None, extra=None):
+        """The network at points (*n, 3), under a code (c,) where it has one: (*n, out)."""
         parameters = self.param("mlp", init_mlp, self.config)
         return evaluate(self.config, fold(parameters, code), points, extra)
 
@@ -214,7 +237,9 @@ def idr_network(
     geometric: bool = True,
     radius: float = 0.6,
 ) -> MLPConfig:
-    """IDR's ImplicitNetwork (lioryariv/idr): raw coordinates in the encoding, no pi, softplus(100)."""
+    """IDR's ImplicitNetwork (lioryariv/idr): raw coordinates in the encoding, no pi,
+    softplus(100).
+    """
     return MLPConfig(
         hidden=hidden,
         out=1 + features,

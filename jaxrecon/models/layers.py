@@ -1,6 +1,7 @@
 """Bricks of coordinate networks: positional encoding, activations, weight normalisation.
 
-Shapes: `*n` are batch axes; the last axis holds channels. Nothing here knows of images, bodies or losses.
+Shapes: `*n` are batch axes; the last axis holds channels. Nothing here knows of images, bodies or
+losses.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Encoding:
 
 
 def encode(x: Float[Array, "*n d"], config: Encoding) -> Float[Array, "*n e"]:
-    """[x, sin(s x), cos(s x), sin(2 s x), cos(2 s x), ...], each block d wide (IDR embedder.py order)."""
+    """[x, sin(s x), cos(s x), sin(2 s x), cos(2 s x), ...], each block d wide (IDR embedder.py
+    order).
+    """
     if config.bands == 0:
         return x
     blocks = [x] if config.include_input else []
@@ -43,9 +46,9 @@ def encode(x: Float[Array, "*n d"], config: Encoding) -> Float[Array, "*n e"]:
 def softplus100(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """softplus(100 x) / 100, the smooth ReLU of IDR and IGR.
 
-    The derivative is written as tanh: a train step with second-order terms is 2.25 times faster than
-    through `jax.nn.softplus`, with gradients equal to 1e-6. Linear beyond 100 x = 20, as torch's Softplus
-    is; only float64 can tell.
+    The derivative is written as tanh: a train step with second-order terms is 2.25 times faster
+    than through `jax.nn.softplus`, with gradients equal to 1e-6. Linear beyond 100 x = 20, as
+    torch's Softplus is; only float64 can tell.
     """
     value = jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-100.0 * jnp.abs(x))) / 100.0
     return jnp.where(100.0 * x > 20.0, x, value) if x.dtype == jnp.float64 else value
@@ -70,5 +73,7 @@ ACTIVATIONS = {
 
 
 def weight_norm(v: Float[Array, "i o"], g: Float[Array, "o"]) -> Float[Array, "i o"]:
-    """g v / |v| with the norm over the inputs of each output (torch's `weight_norm` on a transposed kernel)."""
+    """g v / |v| with the norm over the inputs of each output (torch's `weight_norm` on a
+    transposed kernel).
+    """
     return v * (g / jnp.sqrt(jnp.sum(v * v, axis=0)))[None, :]

@@ -1,7 +1,8 @@
-"""A face from a few photographs: views folder in, mesh, GLB, report and state out (implicit_deformation).
+"""A face from a few photographs: views folder in, mesh, GLB, report and state out
+(implicit_deformation).
 
-`reconstruct_folder` is the command `jaxrecon fit`; `reconstruct` is the same from arrays. Cameras are given; the
-world's unit is theirs.
+`reconstruct_folder` is the command `jaxrecon fit`; `reconstruct` is the same from arrays. Cameras
+are given; the world's unit is theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,7 +36,9 @@ from jaxrecon.types import Cameras, Field, Mesh, field
 
 DEFAULT_WEIGHTS = pathlib.Path(jaxrecon.__file__).parent / "assets" / "implicit_deformation_small"
 CUT = -0.88
-"""Meshes end at this canonical height (below the chin, above the model's shoulders), capped flat."""
+"""Meshes end at this canonical height (below the chin, above the model's shoulders), capped
+flat.
+"""
 STEPS_A_CALL = 10
 UNIT_MM = {"millimetres": 1.0, "metres": 1000.0}
 
@@ -61,7 +65,9 @@ class Options:
     def __post_init__(self):
         if self.preset not in PRESETS:
             raise InputError(f"preset {self.preset!r}", f"one of {sorted(PRESETS)}")
-        if self.resolution is not None and (self.resolution % 4 or not 16 <= self.resolution <= 1024):
+        if self.resolution is not None and (
+            self.resolution % 4 or not 16 <= self.resolution <= 1024
+        ):
             raise InputError(
                 f"resolution {self.resolution}", "a multiple of 4 from 16 to 1024", "such as 256"
             )
@@ -104,7 +110,7 @@ class Prior:
         return _field_functions(self.config)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _field_functions(config: networks.Config) -> FieldFunctions:
     return FieldFunctions(**system_functions(config))
 
@@ -136,7 +142,9 @@ def load_prior(path: str | pathlib.Path | None = None) -> Prior:
 
 
 def view_data(views: Views, prior: Prior) -> ViewData:
-    """Views on the host as what a fit takes (float32); the mouth is the dilated hull of landmarks 48-67."""
+    """Views on the host as what a fit takes (float32); the mouth is the dilated hull of landmarks
+    48-67.
+    """
     if views.cameras is None or views.mask is None or views.landmarks2d is None:
         raise InputError(
             f"{views.folder}: cameras, masks or landmarks are missing",
@@ -161,10 +169,14 @@ def view_data(views: Views, prior: Prior) -> ViewData:
 
 
 def mouth_masks(views: Views, dilation: float = 0.15) -> np.ndarray:
-    """(v, h, w) 1 inside the hull of landmarks 48-67, grown by `dilation` of its diagonal; 0 where none are seen."""
+    """(v, h, w) 1 inside the hull of landmarks 48-67, grown by `dilation` of its diagonal; 0 where
+    none are seen.
+    """
     from PIL import Image, ImageDraw
     from scipy.spatial import ConvexHull, QhullError
 
+    if views.landmarks2d is None or views.landmark_weights is None:
+        raise InputError(f"{views.folder}: no landmarks", "landmarks.json")
     count, height, width = views.images.shape[:3]
     masks = np.zeros((count, height, width), np.float32)
     for i in range(count):
@@ -192,19 +204,24 @@ def _begin(functions, params, space, views, key, config, hyper):
 
 @functools.partial(jax.jit, static_argnames=("functions", "config", "steps", "switch"))
 def _steps(functions, params, space, setting, state, gates, config, steps, switch):
-    return fitting.run_steps(
-        functions, params, space, setting, state, gates, config, steps, switch
-    )
+    return fitting.run_steps(functions, params, space, setting, state, gates, config, steps, switch)
 
 
 def fit_views(
-    prior: Prior, views: ViewData, key: jax.Array, config: FitConfig, hyper: Hyper | None = None, progress=None
+    prior: Prior,
+    views: ViewData,
+    key: jax.Array,
+    config: FitConfig,
+    hyper: Hyper | None = None,
+    progress=None,
 ) -> tuple[FitResult, dict[str, float]]:
     """`fitting.fit` in short scans, so that progress shows: (result, seconds of each stage)."""
     hyper = Hyper() if hyper is None else hyper
     timings: dict[str, float] = {}
     clock = time.monotonic()
-    setting, state, error = _begin(prior.functions, prior.params, prior.space, views, key, config, hyper)
+    setting, state, error = _begin(
+        prior.functions, prior.params, prior.space, views, key, config, hyper
+    )
     jax.block_until_ready(error)
     timings["landmarks"] = time.monotonic() - clock
     plans, history, done = fitting.stages(config), [], 0
@@ -214,7 +231,15 @@ def fit_views(
         while left:
             count = min(STEPS_A_CALL, left)
             state, values = _steps(
-                prior.functions, prior.params, prior.space, setting, state, gates, config, count, plan.switch
+                prior.functions,
+                prior.params,
+                prior.space,
+                setting,
+                state,
+                gates,
+                config,
+                count,
+                plan.switch,
             )
             history.append(jax.device_get(values))
             left, done = left - count, done + count
@@ -234,16 +259,17 @@ def clipped(level_set, cut: jax.Array, points: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="functions")
 def _vertex_colours(functions, conditioning, layers, points, eyes):
-    _, gradients, (features, _) = value_and_gradient(
-        functools.partial(functions.geometry, conditioning), points, has_aux=True
-    )
+    geometry = functools.partial(functions.geometry, conditioning)
+    _, gradients, *aux = value_and_gradient(geometry, points, has_aux=True)
+    features = aux[0][0]
     normals = safe_normalise(gradients)
-    # Each vertex is coloured as the camera that sees it most directly does.
+    # Each vertex is coloured as the cameras that see it most directly do, blended without seams.
     directions = safe_normalise(points[None] - eyes[:, None, :])
     facing = jnp.sum(directions * normals[None], axis=-1)
-    best = jnp.argmin(facing, axis=0)
-    view = jnp.take_along_axis(directions, best[None, :, None], axis=0)[0]
-    return functions.colour(layers, points, normals, view, features)
+    weights = jax.nn.softmax(-8.0 * facing, axis=0)
+    shade = functools.partial(functions.colour, layers, points, normals)
+    colours = jax.lax.map(lambda view: shade(view, features), directions)
+    return jnp.sum(weights[..., None] * colours, axis=0)
 
 
 def instance_field(prior: Prior, result: FitResult, expression: int = 0) -> Field:
@@ -320,7 +346,7 @@ def reconstruct(
     prior = load_prior(options.weights) if prior is None else prior
     preset = PRESETS[options.preset]
     data = view_data(views, prior)
-    warnings = list(_check(views))
+    warnings: list[str] = list(_check(views))
     labels = np.unique(views.expression)
     config = dataclasses.replace(config or preset.fit, expressions=len(labels))
     key = jax.random.key(options.seed)
@@ -347,7 +373,7 @@ def reconstruct(
     return Reconstruction(meshes, result, timings, stats, tuple(warnings))
 
 
-def _check(views: Views):
+def _check(views: Views) -> Iterator[str]:
     seen = int((np.asarray(views.landmark_weights) > 0).any(0).sum())
     if seen < 20:
         raise InputError(
@@ -371,16 +397,22 @@ def progress_line(name: str):
         if not terminal and done % 50 and done < total:
             return
         end = "\n" if done == total or not terminal else "\r"
-        print(f"{name}: {stage} {done}/{total}  loss {loss:.4f}  ETA {left:.0f} s   ", file=sys.stderr, end=end)
+        print(
+            f"{name}: {stage} {done}/{total}  loss {loss:.4f}  ETA {left:.0f} s   ",
+            file=sys.stderr,
+            end=end,
+        )
 
     return show
 
 
 def reconstruct_folder(path: pathlib.Path, out: pathlib.Path, options: Options) -> pathlib.Path:
-    """`jaxrecon fit` for one subject: writes OUT/SUBJECT and returns the report (or the mesh without one).
+    """`jaxrecon fit` for one subject: writes OUT/SUBJECT and returns the report (or the mesh
+    without one).
 
     Raises:
-        InputError: of `load_views`, `reconstruct` and the writers; nothing existing is touched before the end.
+        InputError: of `load_views`, `reconstruct` and the writers; nothing existing is touched
+            before the end.
     """
     from jaxrecon.pipelines import implicit_deformation_output as output
 

@@ -21,7 +21,9 @@ from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras, Mesh
 
 
-def write(views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, options: pipeline.Options):
+def write(
+    views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, options: pipeline.Options
+):
     """Write OUT/SUBJECT: mesh.ply, mesh.glb, mesh_view_NNN.ply, fit.json, state.npz, report.html.
 
     Returns:
@@ -133,7 +135,9 @@ def _scores(views: Views, done: pipeline.Reconstruction) -> tuple[dict, list[str
     scale = pipeline.UNIT_MM.get(views.units or "", 1.0)
     for label in sorted(done.meshes):
         try:
-            scores[label] = score_face(done.meshes[label], views.folder, expression=label, scale=scale)
+            scores[label] = score_face(
+                done.meshes[label], views.folder, expression=label, scale=scale
+            )
         except InputError as error:
             warnings.append(f"not scored: {error.given}")
         except ImportError as error:
@@ -144,10 +148,12 @@ def _scores(views: Views, done: pipeline.Reconstruction) -> tuple[dict, list[str
 
 
 def _vertex_errors(mesh: Mesh, views: Views, label: int, scores: dict) -> np.ndarray | None:
-    """(v,) distance of each vertex, after the protocol's alignment, to the ground truth; NaN away from scored points."""
+    """(v,) distance of each vertex, after the protocol's alignment, to the ground truth; NaN away
+    from scored points.
+    """
     if label not in scores:
         return None
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     from jaxrecon.evaluation.face_protocol import load_ground_truth
     from jaxrecon.geometry.distances import point_to_surface
@@ -155,7 +161,7 @@ def _vertex_errors(mesh: Mesh, views: Views, label: int, scores: dict) -> np.nda
 
     score = scores[label]
     moved = np.asarray(apply_similarity(score.similarity, np.asarray(mesh.vertices, np.float32)))
-    near = cKDTree(score.points).query(moved)[0] < 4.0
+    near = KDTree(score.points).query(moved)[0] < 4.0
     truth, _, _ = load_ground_truth(views.folder, label)
     error = np.full(len(moved), np.nan)
     error[near] = point_to_surface(moved[near].astype(np.float64), truth)[0]
@@ -177,15 +183,25 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
         "units": views.units,
         "config": {"preset": options.preset, "seed": options.seed, **dataclasses.asdict(fitted)},
         "resolution": options.resolution or preset.resolution,
-        "weights": str(options.weights) if options.weights else "released: implicit_deformation_small",
+        "weights": str(options.weights)
+        if options.weights
+        else "released: implicit_deformation_small",
         "cameras": cameras,
-        "S_canonical_world": {n: np.asarray(getattr(pose, n)).tolist() for n in ("scale", "R", "t")},
+        "S_canonical_world": {
+            n: np.asarray(getattr(pose, n)).tolist() for n in ("scale", "R", "t")
+        },
         "landmark_error_pixels": float(result.landmark_error),
-        "losses": {k: np.asarray(v, np.float64).round(6).tolist() for k, v in result.history.items()},
+        "losses": {
+            k: np.asarray(v, np.float64).round(6).tolist() for k, v in result.history.items()
+        },
         "seconds": {k: round(v, 3) for k, v in done.timings.items()},
         "extraction": {str(k): dataclasses.asdict(v) for k, v in done.stats.items()},
         "scores": {str(k): v.summary() for k, v in scores.items()},
         "warnings": warnings,
-        "versions": {"jaxrecon": jaxrecon.__version__, "jax": jax.__version__, "numpy": np.__version__},
+        "versions": {
+            "jaxrecon": jaxrecon.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+        },
         "device": jax.devices()[0].device_kind,
     }

@@ -1,11 +1,13 @@
 """Checkpoints of one's own runs, with orbax, always restored against an abstract tree.
 
-Orbax folders from strangers are not safe to open; released weights are safetensors (interop/weights.py).
+Orbax folders from strangers are not safe to open; released weights are safetensors
+(interop/weights.py).
 """
 
 from __future__ import annotations
 
 import pathlib
+from typing import cast
 
 import jax
 
@@ -24,7 +26,11 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.rglob("*"):
             if path.is_symlink():
-                raise InputError(f"{path}: a link inside a checkpoint folder", "plain files", "use a folder of yours")
+                raise InputError(
+                    f"{path}: a link inside a checkpoint folder",
+                    "plain files",
+                    "use a folder of yours",
+                )
         self._manager = ocp.CheckpointManager(
             self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
         )
@@ -49,10 +55,15 @@ class Checkpoints:
         """
         step = self.latest()
         if step is None:
-            raise InputError(f"{self.folder}: no checkpoint", "a folder of an earlier run", "train without resuming")
+            raise InputError(
+                f"{self.folder}: no checkpoint",
+                "a folder of an earlier run",
+                "train without resuming",
+            )
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         try:
-            return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+            restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+            return cast(TrainState, restored)
         except ValueError as error:
             raise InputError(
                 f"{self.folder}/{step}: does not fit this configuration ({str(error)[:200]})",

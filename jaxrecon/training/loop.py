@@ -1,4 +1,6 @@
-"""The training loop: batches in, states out; progress with an ETA, JSONL metrics, checkpoints, clean interruption."""
+"""The training loop: batches in, states out; progress with an ETA, JSONL metrics, checkpoints,
+clean interruption.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -38,7 +40,8 @@ def run(
     Args:
         state: to start from; with checkpoints whose newest step is later, that one is restored.
         step: (state, batch) -> (state, metrics), usually jitted with the state donated.
-        batches: start step -> iterator of batches from that step on (so that a resumed run sees the same data).
+        batches: start step -> iterator of batches from that step on (so that a resumed run sees
+            the same data).
         steps: total, counting those already done.
         name: shown in progress and metrics.
         checkpoints: where to save and resume, or None.
@@ -69,7 +72,14 @@ def run(
                 values = {k: float(v) for k, v in jax.device_get(metrics).items()}
                 if evaluate is not None and due:
                     values |= evaluate(state)
-                _report(name, done, steps, (time.monotonic() - began) / (done - start), values, metrics_file)
+                _report(
+                    name,
+                    done,
+                    steps,
+                    (time.monotonic() - began) / (done - start),
+                    values,
+                    metrics_file,
+                )
             if checkpoints is not None and (done % save_every == 0 or done == steps):
                 checkpoints.save(state)
         if checkpoints is not None:
@@ -85,7 +95,11 @@ def _report(name, done, steps, seconds, values, metrics_file) -> None:
     eta = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
     text = " ".join(f"{k} {v:.4g}" for k, v in values.items())
     end = "\r" if sys.stderr.isatty() and done < steps else "\n"
-    print(f"{name} {done}/{steps}  {1 / seconds:.1f} steps/s  ETA {eta}  {text}", file=sys.stderr, end=end)
+    print(
+        f"{name} {done}/{steps}  {1 / seconds:.1f} steps/s  ETA {eta}  {text}",
+        file=sys.stderr,
+        end=end,
+    )
     if metrics_file is not None:
         with open(metrics_file, "a") as file:
             # JSON has no NaN

@@ -15,17 +15,19 @@ import optax
 class TrainState:
     """Everything a step reads and writes."""
 
-    step: jax.Array
+    step: Any
     """() int32, steps done"""
     params: Any
     """trained parameters"""
     opt_state: Any
     """state of the optimiser"""
-    key: jax.Array
+    key: Any
     """typed PRNG key of the run; step keys are folded in, so that a resumed run draws the same"""
 
 
-def create_state(params: Any, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def create_state(
+    params: Any, optimiser: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
     """A fresh state. Parameters and key are copied: donated steps must not delete the caller's."""
     params, key = jax.tree.map(jnp.copy, params), jnp.copy(key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), key)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -29,8 +30,8 @@ def train_step(
         axis_name: mapped axis over which gradients and metrics are averaged (pmap), or None.
 
     Returns:
-        (state after, metrics with `loss` and `gradient_norm`). A step whose gradient is not finite changes
-        nothing but the step count, and counts in metrics["skipped"].
+        (state after, metrics with `loss` and `gradient_norm`). A step whose gradient is not finite
+        changes nothing but the step count, and counts in metrics["skipped"].
     """
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
     metrics = {"loss": value, **metrics}

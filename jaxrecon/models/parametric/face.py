@@ -1,13 +1,13 @@
 """Linear head models: V = mean + sum_k w_k identity_k + sum_e a_e expression_e.
 
-Frame and unit of the model file: right-handed, x to the subject's left, y up, z out of the face, millimetres.
+Frame and unit of the model file: right-handed, x to the subject's left, y up, z out of the face,
+millimetres.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-
 from typing import Any
 
 import jax
@@ -50,14 +50,16 @@ class LinearFaceModel:
         return self.mean + offset + jnp.tensordot(expression, self.expression, axes=1)
 
 
-def load_face_model(path: str | pathlib.Path, parts: tuple[str, ...] | None = SKIN_PARTS) -> LinearFaceModel:
+def load_face_model(
+    path: str | pathlib.Path, parts: tuple[str, ...] | None = SKIN_PARTS
+) -> LinearFaceModel:
     """Read a linear head model from an .npz in the layout of `ict_head.npz`.
 
     Args:
-        path: file with v_mean, id_basis, sparse expressions (expr_ptr, expr_idx, expr_delta), faces, face_part,
-            part_names, landmarks68. Read without pickles.
-        parts: names of the face parts to keep (default: the outer skin with the eyeballs), or None for all.
-            Unused vertices are dropped and indices remapped.
+        path: file with v_mean, id_basis, sparse expressions (expr_ptr, expr_idx, expr_delta),
+            faces, face_part, part_names, landmarks68. Read without pickles.
+        parts: names of the face parts to keep (default: the outer skin with the eyeballs), or None
+            for all. Unused vertices are dropped and indices remapped.
 
     Raises:
         InputError: the file is missing, no such .npz, or inconsistent.
@@ -76,8 +78,12 @@ def load_face_model(path: str | pathlib.Path, parts: tuple[str, ...] | None = SK
     )
 
 
-def kept_vertices(path: str | pathlib.Path, parts: tuple[str, ...] | None = SKIN_PARTS) -> np.ndarray:
-    """Original vertex ids, in order, that `load_face_model(path, parts)` keeps (to carry per-vertex masks over)."""
+def kept_vertices(
+    path: str | pathlib.Path, parts: tuple[str, ...] | None = SKIN_PARTS
+) -> np.ndarray:
+    """Original vertex ids, in order, that `load_face_model(path, parts)` keeps (to carry
+    per-vertex masks over).
+    """
     return _select(_read(pathlib.Path(path)), path, parts)[1]
 
 
@@ -111,7 +117,9 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except (TypeError, ValueError, IndexError):  # scalars, text, nothing at all
         sound = False
     if not sound:
-        raise InputError(f"{path}: arrays disagree, or hold NaN", "consistent shapes and indices", remedy)
+        raise InputError(
+            f"{path}: arrays disagree, or hold NaN", "consistent shapes and indices", remedy
+        )
     return raw
 
 

@@ -16,11 +16,13 @@ def condition(params: dict, z_id: Float[Array, "i"], z_exp: Float[Array, "e"]) -
     return networks.condition(params, jnp.concatenate([z_id, z_exp]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def functions(config: Config) -> dict:
-    """{condition, level_set, geometry, condition_colour, colour, fine_tuned}, the same objects for equal configs.
+    """{condition, level_set, geometry, condition_colour, colour, fine_tuned}, the same objects for
+    equal configs.
 
-    Give them to `fitting.problem.FieldFunctions(**functions(config))`, a static argument of jitted fits.
+    Give them to `fitting.problem.FieldFunctions(**functions(config))`, a static argument of jitted
+    fits.
     """
     return {
         "condition": condition,

@@ -1,6 +1,7 @@
 """Losses of Implicit Neural Deformation, Eq. 4-11. Every term is a mean and >= 0.
 
-Training batches hold S instances with N surface points each, in canonical space. Weights are the paper's unless noted.
+Training batches hold S instances with N surface points each, in canonical space. Weights are the
+paper's unless noted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class GeometryWeights:
     code: float = 1e-4
     """lambda_reg: |z_geo|."""
     correspondence: float = 0.0
-    """Deviation (0 in the paper): |x + delta x - x_reference| where the model knows the reference point."""
+    """Deviation (0 in the paper): |x + delta x - x_reference| where the model knows the reference
+    point.
+    """
     volume: float = 0.0
     """Deviation (0 in the paper): estimated distances away from the surface, with a tolerance."""
 
@@ -99,9 +102,10 @@ def geometry_loss(
     Args:
         config: sizes (static).
         params: reference and deformation parameters.
-        batch: points, normals (S, N, 3); uniform (S, M, 3) points of Eq. 7; z_id (S, d), z_exp (S, e) or neither
-            (the reference shape alone); optional reference_points (S, N, 3); optional distance (S, M): estimated
-            signed distance at `uniform`, NaN-free, and distance_tolerance (S, M), infinite where unknown.
+        batch: points, normals (S, N, 3); uniform (S, M, 3) points of Eq. 7; z_id (S, d), z_exp (S,
+            e) or neither (the reference shape alone); optional reference_points (S, N, 3);
+            optional distance (S, M): estimated signed distance at `uniform`, NaN-free, and
+                distance_tolerance (S, M), infinite where unknown.
         weights: of the terms.
 
     Returns:
@@ -137,7 +141,7 @@ def geometry_loss(
     # Eq. 5: the normal term sits inside the data term.
     factors = {f.name: getattr(weights, f.name) for f in dataclasses.fields(weights)}
     factors["normal"] = weights.surface * weights.normal
-    loss = sum(factors[name] * value for name, value in terms.items())
+    loss = sum((factors[name] * value for name, value in terms.items()), jnp.zeros(()))
     return loss, terms
 
 

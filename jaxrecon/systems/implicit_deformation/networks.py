@@ -1,18 +1,23 @@
-"""Networks of "Implicit Neural Deformation for Sparse-View Face Reconstruction" (Li et al., PG 2022), Eq. 1-3.
+"""Networks of "Implicit Neural Deformation for Sparse-View Face Reconstruction" (Li et al., PG
+2022), Eq. 1-3.
 
     s(x)  = f_ref(x + f_deform(x, z_geo))                      Eq. 2
     c(x)  = f_render(x, z_c, n, v, l_geo)                      Eq. 3
 
-z_geo = {z_id, z_exp}; n is the unit gradient of s; l_geo are the further outputs of f_ref. Space is canonical: the cube
-[-1, 1]^3, 1 unit = 150 mm for heads.
+z_geo = {z_id, z_exp}; n is the unit gradient of s; l_geo are the further outputs of f_ref. Space
+is canonical: the cube [-1, 1]^3, 1 unit = 150 mm for heads.
 
 Choices where the paper is silent:
-- "8, 8 and 4 FC layers": hidden layers, plus a linear output each. The reference network has IDR's skip at layer 4, the
-  deformation network none, both softplus(100); weight norm everywhere. This gives 4.99 M parameters, as the paper states.
-- w^K: K bands with pi on unit-box coordinates (x / 2), without the raw coordinates; w^4 for the view direction, and w^6 of
+- "8, 8 and 4 FC layers": hidden layers, plus a linear output each. The reference network has IDR's
+skip at layer 4, the
+  deformation network none, both softplus(100); weight norm everywhere. This gives 4.99 M
+  parameters, as the paper states.
+- w^K: K bands with pi on unit-box coordinates (x / 2), without the raw coordinates; w^4 for the
+view direction, and w^6 of
   the point enters the rendering network.
 - z_id and z_exp share z_geo's 256 channels evenly.
-- Deformation starts at zero; colours end in a sigmoid; geometric initialisation (IDR) of the reference.
+- Deformation starts at zero; colours end in a sigmoid; geometric initialisation (IDR) of the
+reference.
 """
 
 from __future__ import annotations
@@ -57,7 +62,9 @@ class Config:
     view_encoding: Encoding = Encoding(bands=4, include_input=False, scale=float(np.pi / 2))
     """w^4 of view directions."""
     code_everywhere: bool = False
-    """Deviation: inject the codes at every layer and modulate the deformation's output kernel (no cost per point)."""
+    """Deviation: inject the codes at every layer and modulate the deformation's output kernel (no
+    cost per point).
+    """
     weight_norm: bool = True
     """Weight normalisation on every layer."""
 
@@ -147,12 +154,16 @@ def init(key: Array, config: Config) -> dict:
     keys = jax.random.split(key, 3)
     names = ("reference", "deformation", "rendering")
     return {
-        "params": {n: implicit.init_mlp(k, getattr(config, n)) for n, k in zip(names, keys, strict=True)}
+        "params": {
+            n: implicit.init_mlp(k, getattr(config, n)) for n, k in zip(names, keys, strict=True)
+        }
     }
 
 
 def condition(params: dict, z_geo: Float[Array, "g"] | None) -> dict:
-    """Folded geometry networks of one instance; vmap over instances. Without a code: the reference shape alone."""
+    """Folded geometry networks of one instance; vmap over instances. Without a code: the reference
+    shape alone.
+    """
     folded = {"reference": implicit.fold(params["reference"])}
     if z_geo is not None:
         folded["deformation"] = implicit.fold(params["deformation"], z_geo)
@@ -164,7 +175,9 @@ def condition_colour(params: dict, z_colour: Float[Array, "c"]) -> implicit.Laye
     return implicit.fold(params["rendering"], z_colour)
 
 
-def deform(config: Config, conditioning: dict, points: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+def deform(
+    config: Config, conditioning: dict, points: Float[Array, "*n 3"]
+) -> Float[Array, "*n 3"]:
     """Offset delta x = f_deform(x, z_geo); zero for the reference shape."""
     if "deformation" not in conditioning:
         return jnp.zeros_like(points)
@@ -180,7 +193,9 @@ def geometry(
     return out[..., 0], (out[..., 1:], offsets)
 
 
-def level_set(config: Config, conditioning: dict, points: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
+def level_set(
+    config: Config, conditioning: dict, points: Float[Array, "*n 3"]
+) -> Float[Array, "*n"]:
     """Signed distance alone; the feature outputs are not computed."""
     offsets = deform(config, conditioning, points)
     *hidden, last = conditioning["reference"]
