@@ -37,7 +37,7 @@ def make_colour_sampler(path: str | pathlib.Path) -> ColourSampler:
     """
     ids = kept_vertices(path)
     surface = {k: v[ids] for k, v in procedural_albedo.albedo_surface(path).items()}
-    draws = jax.vmap(draw_parameters)(jax.random.split(jax.random.key(0), 4096))
+    draws = jax.jit(jax.vmap(draw_parameters))(jax.random.split(jax.random.key(0), 4096))
     return ColourSampler(surface, jnp.mean(draws, axis=0), jnp.std(draws, axis=0) + 1e-3)
 
 

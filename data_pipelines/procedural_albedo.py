@@ -349,7 +349,7 @@ def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
     return surface_from_arrays(arrays["v_mean"], arrays["faces"], arrays["face_part"], names, masks)
 
 
-def _smooth(mask: np.ndarray, faces: np.ndarray, rounds: int = 2) -> np.ndarray:
+def smooth_mask(mask: np.ndarray, faces: np.ndarray, rounds: int = 2) -> np.ndarray:
     """The mask with soft borders: each round takes a vertex to the mean of its faces' corners."""
     corners = np.maximum(np.bincount(faces.reshape(-1), minlength=len(mask)), 1)
     for _ in range(rounds):
@@ -375,7 +375,7 @@ def surface_from_arrays(
         for name, mask in masks.items()
     }
     for name in ("lips", "scalp"):
-        surface[name] = _smooth(surface[name], np.asarray(faces, np.int64))
+        surface[name] = smooth_mask(surface[name], np.asarray(faces, np.int64))
 
     def of_parts(*wanted: str) -> np.ndarray:
         ids = [i for i, name in enumerate(part_names) if name.startswith(wanted)]

@@ -117,6 +117,45 @@ def expression_weights(
     return weights
 
 
+def orbit_camera(
+    azimuth: float,
+    elevation: float,
+    roll: float,
+    distance: float,
+    focal: float,
+    centre: np.ndarray,
+    target: np.ndarray,
+) -> Cameras:
+    """A camera at a distance from a target on its optical axis.
+
+    Args:
+        azimuth, elevation: of the camera seen from the target, radians; 0, 0 is the front (+z),
+            azimuth grows towards +x and elevation towards +y.
+        roll: about the optical axis, radians.
+        distance: from the target, mm.
+        focal: focal length, pixels.
+        centre: (2,) principal point, pixels.
+        target: (3,) world point, mm.
+
+    Returns:
+        one `Cameras`, float64 NumPy arrays.
+    """
+    direction = np.array(
+        [
+            np.cos(elevation) * np.sin(azimuth),
+            np.sin(elevation),
+            np.cos(elevation) * np.cos(azimuth),
+        ]
+    )
+    z = -direction
+    x = np.cross(z, [0.0, 1.0, 0.0])
+    x /= np.linalg.norm(x)
+    c, d = np.cos(roll), np.sin(roll)
+    R = np.array([[c, -d, 0], [d, c, 0], [0, 0, 1.0]]) @ np.stack([x, np.cross(z, x), z])
+    K = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1.0]])
+    return Cameras(K=K, R=R, t=-R @ (target + distance * direction))
+
+
 def sample_cameras(key: jax.Array, views: int, size: int, target: np.ndarray) -> Cameras:
     """Cameras on an arc in front of the face, with a little roll and off-centre principal points.
 
@@ -139,22 +178,11 @@ def sample_cameras(key: jax.Array, views: int, size: int, target: np.ndarray) ->
         distance = rng.uniform(850, 1050)
         # A head of 290 mm fills 85 % of the height.
         focal = size * 0.85 * distance / 290.0 * rng.uniform(0.97, 1.03)
-        direction = np.array(
-            [
-                np.cos(elevation) * np.sin(azimuth),
-                np.sin(elevation),
-                np.cos(elevation) * np.cos(azimuth),
-            ]
-        )
-        z = -direction
-        x = np.cross(z, [0.0, 1.0, 0.0])
-        x /= np.linalg.norm(x)
-        c, d = np.cos(roll), np.sin(roll)
-        R_view = np.array([[c, -d, 0], [d, c, 0], [0, 0, 1.0]]) @ np.stack([x, np.cross(z, x), z])
         centre = size / 2 + rng.uniform(-4, 4, 2) * size / 256
-        K.append([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1.0]])
-        R.append(R_view)
-        t.append(-R_view @ (target + distance * direction))
+        camera = orbit_camera(azimuth, elevation, roll, distance, focal, centre, target)
+        K.append(camera.K)
+        R.append(camera.R)
+        t.append(camera.t)
     return Cameras(K=np.array(K), R=np.array(R), t=np.array(t))
 
 

@@ -188,7 +188,7 @@ def synthetic_head() -> dict[str, np.ndarray]:
     part = np.where((corners[:, 2] > 15) & (corners[:, 1] > -80), 0, 1)
     # The eyeballs' fronts are faces of the same closed surface.
     for index, sign in ((4, 1.0), (5, -1.0)):
-        offset = (corners[:, :2] - [sign * EYE[0], EYE[1]]) / [13.0, 7.0]
+        offset = (corners[:, :2] - [sign * EYE[0], EYE[1]]) / [18.0, 13.0]
         part[(np.linalg.norm(offset, axis=1) < 1) & (corners[:, 2] > 30)] = index
     # Something within the mouth, which the outer skin leaves out.
     ball, ball_faces = sphere(0)

@@ -87,7 +87,7 @@ class Similarity:
     canonical.
     """
 
-    scale: Array | np.floating
+    scale: Any
     """(*batch,)"""
     R: Array
     """(*batch, 3, 3)"""

@@ -24,7 +24,6 @@ from jaxrecon.errors import InputError
 from jaxrecon.fitting.latents import linear_landmarks, principal_components
 from jaxrecon.interop.weights import config_from_dict, save_weights
 from jaxrecon.models.parametric.face import load_face_model
-from jaxrecon.systems.implicit_deformation import networks
 from jaxrecon.training.checkpoints import Checkpoints
 from jaxrecon.training.state import create_state
 
@@ -55,7 +54,7 @@ class Arguments:
 
 def restore(config: TrainConfig, run: pathlib.Path, sampler) -> tuple[dict, dict[str, int]]:
     """(parameters, steps done of each stage) of a run."""
-    params = networks.init(jax.random.key(config.seed), config.network)["params"]
+    params = train.initial_parameters(config)
     table = train.code_table(config, sampler) if config.codes == "table" else None
     done = {}
     for name in train.STAGES:

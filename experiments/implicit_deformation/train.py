@@ -32,7 +32,7 @@ from experiments.implicit_deformation.config import PRESETS, Stage, TrainConfig
 from jaxrecon.errors import InputError
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.systems.implicit_deformation import losses, networks
-from jaxrecon.training import loop
+from jaxrecon.training import loop, parallel
 from jaxrecon.training.checkpoints import Checkpoints
 from jaxrecon.training.state import TrainState, create_state
 from jaxrecon.training.step import train_step
@@ -56,6 +56,8 @@ class Arguments:
     """Factor on the number of steps of every stage."""
     seed: int = 0
     """Seed of initialisation and data."""
+    devices: int | None = None
+    """Devices to train on; by default all, in stages whose number of heads divides by theirs."""
 
 
 def pad(codes: jax.Array, width: int) -> jax.Array:
@@ -73,6 +75,17 @@ def make_optimiser(stage: Stage) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_parameters(network: networks.Config, key: jax.Array) -> dict:
+    return networks.init(key, network)["params"]
+
+
+def initial_parameters(config: TrainConfig) -> dict:
+    """{reference, deformation, rendering} at the start of a run."""
+    return _initial_parameters(config.network, jax.random.key(config.seed))
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def code_table(config: TrainConfig, sampler: HeadSampler) -> dict:
     """Known coefficients and starting codes of a fixed set of people, for `codes=table`.
 
@@ -243,14 +256,35 @@ def held_out_errors(net: networks.Config, params: dict, batch: dict) -> dict:
     }
 
 
-def run_stage(name: str, config: TrainConfig, out: pathlib.Path, params: dict, loss, sample):
+def stage_mesh(heads: int, devices: int | None) -> jax.sharding.Mesh:
+    """The devices of a stage with `heads` heads a batch: those asked for, or one if it has fewer
+    heads; all if not asked, or one if its heads do not divide by theirs.
+
+    Raises:
+        InputError: there are fewer devices, or the heads do not divide by those asked for.
+    """
+    mesh = parallel.make_mesh(devices)
+    if devices is not None and heads >= devices and heads % devices:
+        raise InputError(f"--devices {devices}", f"a divisor of the {heads} heads of a batch", "")
+    return mesh if heads % mesh.size == 0 else parallel.make_mesh(1)
+
+
+def run_stage(
+    name: str,
+    config: TrainConfig,
+    out: pathlib.Path,
+    params: dict,
+    loss,
+    sample,
+    mesh: jax.sharding.Mesh,
+):
     """One stage: (trained parameters, finished)."""
     stage: Stage = getattr(config, name)
     optimiser = make_optimiser(stage)
     key = jax.random.fold_in(jax.random.key(config.seed), STAGES.index(name))
-    state = create_state(params, optimiser, key)
+    state = parallel.replicate(create_state(params, optimiser, key), mesh)
     checkpoints = Checkpoints(out / name)
-    step = jax.jit(functools.partial(train_step, loss, optimiser), donate_argnums=0)
+    step = parallel.jitted(functools.partial(train_step, loss, optimiser), mesh)
     sample = jax.jit(sample)
 
     def batches(start):
@@ -276,7 +310,8 @@ def run_stage(name: str, config: TrainConfig, out: pathlib.Path, params: dict, l
         evaluate=held_out if sample_held_out and config.codes == "coefficients" else None,
     )
     checkpoints.close()
-    return state.params, finished
+    # Off the mesh: the next stage may have another.
+    return jax.tree.map(jnp.asarray, jax.device_get(state.params)), finished
 
 
 def _held_out_batch(config: TrainConfig, sample):
@@ -284,19 +319,22 @@ def _held_out_batch(config: TrainConfig, sample):
     return lambda state: batch
 
 
-def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[dict, bool]:
+def train(
+    config: TrainConfig, model: pathlib.Path, out: pathlib.Path, devices: int | None = None
+) -> tuple[dict, bool]:
     """All stages, resuming what is there: (parameters, finished).
 
     Parameters are {reference, deformation, rendering}; with a table also codes {z_id, z_exp} and
     colour_codes.
     """
+    meshes = {name: stage_mesh(getattr(config, name).sample.heads, devices) for name in STAGES}
     face = load_face_model(model)
     sampler = head_points.make_sampler(
         face,
         config.deformation.sample,
         identities=min(config.network.id_dim, face.identity.shape[0]),
     )
-    params = networks.init(jax.random.key(config.seed), config.network)["params"]
+    params = initial_parameters(config)
     part, finished = run_stage(
         "reference",
         config,
@@ -304,6 +342,7 @@ def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[
         stage_parameters("reference", params, None),
         functools.partial(geometry_loss, config),
         functools.partial(reference_batch, config, sampler),
+        meshes["reference"],
     )
     params |= part
     if not finished:
@@ -318,6 +357,7 @@ def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[
         stage_parameters("deformation", params, table),
         functools.partial(geometry_loss, config),
         sample,
+        meshes["deformation"],
     )
     params |= part
     if not finished:
@@ -333,6 +373,7 @@ def train(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> tuple[
         stage_parameters("rendering", params, table),
         functools.partial(rendering_loss, config, geometry),
         functools.partial(rendering_batch, config, sampler, colours, table),
+        meshes["rendering"],
     )
     return params | part, finished
 
@@ -378,7 +419,7 @@ def main(arguments: Arguments) -> int:
                 "use another --out, or the same options",
             )
         previous.write_text(text)
-        _, finished = train(config, arguments.model, arguments.out)
+        _, finished = train(config, arguments.model, arguments.out, arguments.devices)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -33,6 +33,10 @@ class Fit:
     """Which views to use, counted from 0, such as 0,1,3. All of them if left out."""
     resolution: int | None = None
     """Cells along the longest side of the extraction grid. The preset's if left out."""
+    colours: Literal["photographs", "network"] = "photographs"
+    """Of the mesh: the photographs' where they see it, else the rendering network's; or the
+    network's alone.
+    """
     weights: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="NAME")] = None
     """Your own weights, NAME.safetensors beside NAME.json. The released ones if left out."""
     seed: int = 0
@@ -69,6 +73,7 @@ def run(args: Fit) -> int:
         views=views,
         resolution=args.resolution,
         weights=args.weights,
+        colours=args.colours,
     )
     for path in inputs:
         print(f"report: {reconstruct_folder(path, out, options)}")

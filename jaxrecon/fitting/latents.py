@@ -98,7 +98,7 @@ def initial_codes(space: LatentSpace, expressions: int) -> dict[str, Array]:
 
 
 def compose_codes(
-    space: LatentSpace, codes: dict[str, Array]
+    space: LatentSpace, codes: dict[str, Any]
 ) -> tuple[Float[Array, "i"], Float[Array, "n e"], Float[Array, "c"]]:
     """(z_id (i,), z_exp (n, e), z_colour (c,)) of weights and residuals, Eq. 13 and 15."""
 

@@ -13,28 +13,24 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxrecon
 from jaxrecon.errors import InputError
 from jaxrecon.fitting import fit as fitting
 from jaxrecon.fitting.fit import FitResult
-from jaxrecon.fitting.latents import LatentSpace
-from jaxrecon.fitting.problem import FieldFunctions, FitConfig, Hyper, ViewData
+from jaxrecon.fitting.problem import FitConfig, Hyper, ViewData
+from jaxrecon.geometry.cameras import camera_centres
 from jaxrecon.geometry.extraction import ExtractionStats, extract
-from jaxrecon.geometry.gradients import value_and_gradient
-from jaxrecon.geometry.transforms import apply_similarity, invert_similarity, safe_normalise
-from jaxrecon.interop.weights import config_from_dict, load_weights
+from jaxrecon.geometry.mesh import largest_component
+from jaxrecon.geometry.transforms import apply_similarity, invert_similarity
+from jaxrecon.pipelines.priors import Prior, load_prior
+from jaxrecon.pipelines.vertex_colours import network_colours, photograph_colours
 from jaxrecon.pipelines.views import Views, load_views
-from jaxrecon.systems.implicit_deformation import networks
-from jaxrecon.systems.implicit_deformation.functions import functions as system_functions
 from jaxrecon.types import Cameras, Field, Mesh, field
 
-DEFAULT_WEIGHTS = pathlib.Path(jaxrecon.__file__).parent / "assets" / "implicit_deformation_small"
 CUT = -0.88
 """Meshes end at this canonical height (below the chin, above the model's shoulders), capped
 flat.
@@ -57,6 +53,8 @@ class Options:
     """numbers of the views to use; None for all"""
     resolution: int | None = None
     """voxels along the box; None for the preset's"""
+    colours: str = "photographs"
+    """of the mesh: `photographs` where they see it and the network elsewhere, or `network` alone"""
     report: bool = True
     """whether to write report.html"""
     weights: pathlib.Path | None = None
@@ -71,6 +69,8 @@ class Options:
             raise InputError(
                 f"resolution {self.resolution}", "a multiple of 4 from 16 to 1024", "such as 256"
             )
+        if self.colours not in ("photographs", "network"):
+            raise InputError(f"colours {self.colours!r}", "'photographs' or 'network'")
         if self.cameras != "given":
             raise InputError(
                 f"cameras {self.cameras!r} is not available yet", "'given'", "write cameras.json"
@@ -91,54 +91,6 @@ PRESETS = {
         FitConfig(rays=768, switch_steps=20, weight_steps=240, residual_steps=240), resolution=256
     ),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Prior:
-    """A trained head prior."""
-
-    config: networks.Config
-    params: dict
-    space: LatentSpace
-    unit_mm: float
-    """millimetres per canonical unit"""
-    header: dict
-
-    @property
-    def functions(self) -> FieldFunctions:
-        """What fitting sees of the networks."""
-        return _field_functions(self.config)
-
-
-@functools.cache
-def _field_functions(config: networks.Config) -> FieldFunctions:
-    return FieldFunctions(**system_functions(config))
-
-
-def load_prior(path: str | pathlib.Path | None = None) -> Prior:
-    """Released or own weights of implicit_deformation.
-
-    Args:
-        path: NAME of NAME.safetensors and NAME.json; None for those the package ships.
-
-    Raises:
-        InputError: missing, damaged, or of another system.
-    """
-    path = DEFAULT_WEIGHTS if path is None else pathlib.Path(path)
-    tree, header = load_weights(path)
-    if header.get("system") != "implicit_deformation" or set(tree) != {"params", "latent"}:
-        raise InputError(f"{path}: not weights of implicit_deformation", "those of its release.py")
-    config = config_from_dict(networks.Config, header.get("network"), f"{path}.json: network")
-    expected = jax.eval_shape(lambda: networks.init(jax.random.key(0), config)["params"])
-    shapes = jax.tree.map(lambda x: x.shape, tree["params"])
-    if shapes != jax.tree.map(lambda x: x.shape, expected):
-        raise InputError(f"{path}: arrays do not fit the network in its header", "matching files")
-    names = {f.name for f in dataclasses.fields(LatentSpace)}
-    if set(tree["latent"]) != names:
-        raise InputError(f"{path}: latent space holds {sorted(tree['latent'])}", f"{sorted(names)}")
-    params, latent = jax.tree.map(jnp.asarray, (tree["params"], tree["latent"]))
-    unit = float(header.get("canonical", {}).get("unit_mm", 150.0))
-    return Prior(config, params, LatentSpace(**latent), unit, header)
 
 
 def view_data(views: Views, prior: Prior) -> ViewData:
@@ -257,21 +209,6 @@ def clipped(level_set, cut: jax.Array, points: jax.Array) -> jax.Array:
     return jnp.maximum(level_set(points), cut - points[..., 1])
 
 
-@functools.partial(jax.jit, static_argnames="functions")
-def _vertex_colours(functions, conditioning, layers, points, eyes):
-    geometry = functools.partial(functions.geometry, conditioning)
-    _, gradients, *aux = value_and_gradient(geometry, points, has_aux=True)
-    features = aux[0][0]
-    normals = safe_normalise(gradients)
-    # Each vertex is coloured as the cameras that see it most directly do, blended without seams.
-    directions = safe_normalise(points[None] - eyes[:, None, :])
-    facing = jnp.sum(directions * normals[None], axis=-1)
-    weights = jax.nn.softmax(-8.0 * facing, axis=0)
-    shade = functools.partial(functions.colour, layers, points, normals)
-    colours = jax.lax.map(lambda view: shade(view, features), directions)
-    return jnp.sum(weights[..., None] * colours, axis=0)
-
-
 def instance_field(prior: Prior, result: FitResult, expression: int = 0) -> Field:
     """One fitted expression as a field in canonical space, cut at the neck."""
     functions = prior.functions
@@ -283,29 +220,33 @@ def instance_field(prior: Prior, result: FitResult, expression: int = 0) -> Fiel
 def extract_mesh(
     prior: Prior, result: FitResult, cameras: Cameras, expression: int, resolution: int
 ) -> tuple[Mesh, ExtractionStats]:
-    """Coloured mesh of one expression in the world of the cameras."""
-    from jaxrecon.geometry.cameras import camera_centres
-    from jaxrecon.geometry.mesh import largest_component
-
+    """Mesh of one expression in the world of the cameras, coloured by the rendering network."""
     mesh, stats = extract(instance_field(prior, result, expression), resolution)
     mesh = largest_component(mesh)
-    points = np.asarray(mesh.vertices, np.float32)
     functions = prior.functions
     conditioning = functions.condition(result.params, result.z_id, result.z_exp[expression])
     layers = functions.condition_colour(result.params, result.z_colour)
     eyes = apply_similarity(result.S_canonical_world, camera_centres(cameras))
-    chunk, colours = 32_768, []
-    for start in range(0, len(points), chunk):  # fixed shapes: one compilation
-        part = points[start : start + chunk]
-        padded = np.pad(part, ((0, chunk - len(part)), (0, 0)))
-        values = _vertex_colours(functions, conditioning, layers, jnp.asarray(padded), eyes)
-        colours.append(np.asarray(values)[: len(part)])
+    colours = network_colours(functions, conditioning, layers, mesh.vertices, eyes)
     S_world_canonical = jax.tree.map(
         lambda x: np.asarray(x, np.float64), invert_similarity(result.S_canonical_world)
     )
     vertices = mesh.vertices @ S_world_canonical.R.T * S_world_canonical.scale + S_world_canonical.t
-    colours = np.clip(np.concatenate(colours), 0.0, 1.0).astype(np.float32)
     return dataclasses.replace(mesh, vertices=vertices, colours=colours), stats
+
+
+def add_photographs(mesh: Mesh, views: Views, label: int) -> Mesh:
+    """The mesh with the photographs' colours where its expression is seen, the network's
+    elsewhere.
+    """
+    rows = np.flatnonzero(np.asarray(views.expression) == label)
+    if views.cameras is None or views.mask is None or mesh.colours is None:
+        return mesh
+    cameras = Cameras(*(np.asarray(getattr(views.cameras, n))[rows] for n in ("K", "R", "t")))
+    subject = views.mask[rows] * views.valid[rows]
+    colours, trust = photograph_colours(mesh, views.images[rows], subject, cameras)
+    blend = mesh.colours + trust[:, None] * (colours - mesh.colours)
+    return dataclasses.replace(mesh, colours=blend.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,8 +258,8 @@ class Reconstruction:
     result: FitResult
     timings: dict[str, float]
     """seconds"""
-    stats: dict[str, Any]
-    """of the extraction"""
+    stats: dict[int, ExtractionStats]
+    """expression label -> of its extraction"""
     warnings: tuple[str, ...]
 
 
@@ -366,9 +307,10 @@ def reconstruct(
     resolution = preset.resolution if options.resolution is None else options.resolution
     meshes, stats = {}, {}
     for row, label in enumerate(labels):
-        meshes[int(label)], stats[int(label)] = extract_mesh(
-            prior, result, data.cameras, row, resolution
-        )
+        mesh, stats[int(label)] = extract_mesh(prior, result, data.cameras, row, resolution)
+        if options.colours == "photographs":
+            mesh = add_photographs(mesh, views, int(label))
+        meshes[int(label)] = mesh
     timings["extraction"] = time.monotonic() - clock
     return Reconstruction(meshes, result, timings, stats, tuple(warnings))
 

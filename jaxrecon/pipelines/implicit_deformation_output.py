@@ -181,7 +181,12 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
         "views": list(views.names),
         "expression": [int(e) for e in views.expression],
         "units": views.units,
-        "config": {"preset": options.preset, "seed": options.seed, **dataclasses.asdict(fitted)},
+        "config": {
+            "preset": options.preset,
+            "seed": options.seed,
+            "colours": options.colours,
+            **dataclasses.asdict(fitted),
+        },
         "resolution": options.resolution or preset.resolution,
         "weights": str(options.weights)
         if options.weights

@@ -32,7 +32,9 @@ class Checkpoints:
                     "use a folder of yours",
                 )
         self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
+            self.folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
         )
 
     def latest(self) -> int | None:
@@ -60,18 +62,41 @@ class Checkpoints:
                 "a folder of an earlier run",
                 "train without resuming",
             )
+        saved = _described(self._manager.item_metadata(step).tree)
+        expected = _described(like)
+        differ = sorted(
+            k for k in saved.keys() | expected.keys() if saved.get(k) != expected.get(k)
+        )
+        if differ:
+            name = differ[0]
+            raise self._misfit(step, f"{name} is {saved.get(name)}, expected {expected.get(name)}")
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         try:
             restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
             return cast(TrainState, restored)
         except ValueError as error:
-            raise InputError(
-                f"{self.folder}/{step}: does not fit this configuration ({str(error)[:200]})",
-                "a checkpoint of a run with the same configuration",
-                "use the configuration of that run, or another folder",
-            ) from error
+            raise self._misfit(step, str(error)[:200]) from error
+
+    def _misfit(self, step: int, why: str) -> InputError:
+        return InputError(
+            f"{self.folder}/{step}: does not fit this configuration ({why})",
+            "a checkpoint of a run with the same configuration",
+            "use the configuration of that run, or another folder",
+        )
 
     def close(self) -> None:
         """Wait for pending saves."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _described(tree) -> dict[str, str]:
+    """Path of each leaf -> its shape and dtype as stored (keys as their data)."""
+
+    def stored(leaf):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        return f"{tuple(leaf.shape)} {jax.numpy.dtype(leaf.dtype)}"
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): stored(x) for p, x in leaves}

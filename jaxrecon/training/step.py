@@ -37,7 +37,7 @@ def train_step(
     metrics = {"loss": value, **metrics}
     if axis_name is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jax.numpy.isfinite(norm)

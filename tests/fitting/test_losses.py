@@ -111,6 +111,18 @@ def test_losses_equal_their_formulas():
                 assert value >= 0
 
 
+def test_the_switch_weighs_its_parts_as_the_fit_does():
+    with jax.enable_x64(True):
+        c = jax.tree.map(jnp.asarray, context())
+        parts = {}
+        for name in ("rgb", "mask"):
+            only = {"rgb": 0.0, "mask": 0.0} | {name: 3.0}
+            parts[name] = losses.switch(dataclasses.replace(c, weights=only)) / 3.0
+        both = losses.switch(dataclasses.replace(c, weights={"rgb": 2.0, "mask": 7.0}))
+        np.testing.assert_allclose(both, 2 * parts["rgb"] + 7 * parts["mask"], rtol=1e-9)
+        np.testing.assert_allclose(expected(c)["switch"], parts["rgb"] + 100 * parts["mask"])
+
+
 def test_no_switch_is_zero_and_nothing_seen_is_finite():
     empty = jax.tree.map(np.zeros_like, context())
     assert losses.switch(dataclasses.replace(empty, switched=None)) == 0

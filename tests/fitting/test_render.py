@@ -1,7 +1,6 @@
 """Which pixels a fit draws, and what it renders there, against closed forms."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ import numpy as np
 from jaxrecon.fitting import render
 from jaxrecon.fitting.problem import FitConfig
 from jaxrecon.geometry import cameras as camera_ops
-from jaxrecon.types import Cameras, Similarity
-from tests.fitting import balls, linear_space
+from jaxrecon.types import Similarity
+from tests.fitting import balls
 
 CONFIG = FitConfig(trace=dataclasses.replace(balls.TRACE, tolerance=1e-6))
 CANONICAL = Similarity(
@@ -29,10 +28,9 @@ def test_pixels_are_drawn_near_the_subject_where_they_are_valid(key):
     @jax.jit
     def draw(views, valid, key):
         cumulative = render.pixel_density(views, valid, margin)
-        return render.draw_samples(views, valid, cumulative, key, 4000), cumulative
+        return render.draw_samples(views, valid, cumulative, key, 4000)
 
-    samples, cumulative = draw(views, jnp.asarray(valid), key)
-    np.testing.assert_allclose(cumulative[:, -1], 1.0, rtol=1e-5)
+    samples = draw(views, jnp.asarray(valid), key)
     column, row = np.floor(np.asarray(samples.pixels)).astype(int).transpose(2, 0, 1)
     np.testing.assert_array_equal(np.asarray(samples.pixels) % 1, 0.5)
     assert (samples.valid == 1).all() and row.max() == 29
@@ -63,8 +61,8 @@ def test_nothing_to_draw_draws_what_does_not_count(key):
 
 def test_the_neck_plane_cuts_rays_by_where_they_pass_the_axis():
     views = balls.views(0.5)
-    chin, neck = jnp.array([0.1, -0.2, 0.4]), 0.1
-    mask = np.asarray(jax.jit(render.neck_mask)(views, CANONICAL, chin, neck))
+    chin = jnp.array([0.1, -0.2, 0.4])
+    mask = np.asarray(render.neck_mask(views, CANONICAL, chin, 0.1))
     assert 0.2 < mask.mean() < 0.95
     for v in range(3):
         R, t, K = (np.float64(getattr(views.cameras, n)[v]) for n in "RtK")
@@ -78,14 +76,22 @@ def test_the_neck_plane_cuts_rays_by_where_they_pass_the_axis():
                     assert mask[v, row, column] == (height > -0.3)
 
 
-def _render(views, z_id, z_exp, params):
+def _points_colour(tint, points, normals, views, features):
+    return jnp.sin(3.0 * points)
+
+
+POINTS = dataclasses.replace(balls.FUNCTIONS, colour=_points_colour)
+EXACT = FitConfig(trace=dataclasses.replace(balls.TRACE, tolerance=1e-12, steps=60))
+
+
+def _render(views, z_id, z_exp, params, functions=balls.FUNCTIONS, config=CONFIG):
     cameras = camera_ops.transform_cameras(views.cameras, CANONICAL)
     grid = np.stack(np.meshgrid(np.arange(4, 44, 4), np.arange(4, 44, 4)), -1).reshape(-1, 2) + 0.5
     pixels = jnp.broadcast_to(jnp.asarray(grid, z_id.dtype)[None], (3, *grid.shape))
     samples = render.Samples(pixels, None, None, None, None)
     codes = (z_id, z_exp, jnp.zeros(3, z_id.dtype))
     return render.render_samples(
-        balls.FUNCTIONS, CONFIG, params, codes, views.expression, cameras, samples
+        functions, config, params, codes, views.expression, cameras, samples
     )
 
 
@@ -96,55 +102,41 @@ def test_the_renderer_shows_the_ball():
     index = np.arange(4, 44, 4)
     mask = np.asarray(views.subject)[:, index][:, :, index].reshape(3, -1)
     image = np.asarray(views.images)[:, index][:, :, index].reshape(3, -1, 3)
-    np.testing.assert_array_equal(shown.hit, mask)
-    inside = mask > 0
+    # all but rays that graze the ball
+    grazing = np.asarray(shown.hit) != mask
+    assert grazing.mean() < 0.01 and (np.abs(np.asarray(shown.least)[grazing]) < 2e-3).all()
+    inside = (mask > 0) & ~grazing
     np.testing.assert_allclose(np.asarray(shown.colours)[inside], image[inside], atol=2e-3)
     np.testing.assert_allclose(np.asarray(shown.least)[inside], 0.0, atol=2e-6)
-    assert (np.asarray(shown.least)[~inside] > 0).all()
+    assert (np.asarray(shown.least)[~inside & ~grazing] > 0).all()
     np.testing.assert_allclose(shown.offsets[:, 0, 1], [0.0, 0.1, 0.0], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(shown.gradients, axis=-1), 1.0, atol=1e-5)
     assert 1 < shown.evaluations < 60
 
 
-def test_colour_gradients_follow_the_surface():
-    """The derivative of the rendered colours, through the intersection, by finite differences."""
+def test_colours_follow_the_surface():
+    """Derivatives of rendered colours to codes, through the intersection: finite differences."""
     with jax.enable_x64(True):
         views = jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float64 if x.dtype == jnp.float32 else None),
-            balls.views(0.55),
+            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, balls.views(0.55)
         )
         params = jax.tree.map(lambda x: x.astype(jnp.float64), balls.params())
-        rng = np.random.default_rng(0)
-        weight = jnp.asarray(rng.standard_normal((3, 100, 3)))
+        weight = np.random.default_rng(0).standard_normal((3, 100, 3))
 
-        @functools.partial(jax.jit, static_argnums=1)
-        def total(z, fixed_hits):
-            shown = _render(views, z, jnp.zeros((1, 1)), params)
-            # depth of field: only rays well inside, whose normal turns with the surface
-            inside = shown.hit * (jnp.sum(shown.gradients**2, -1) > 0)
-            value = jnp.sum(weight * (shown.colours * inside[..., None]))
-            return (value, inside) if fixed_hits else value
+        @jax.jit
+        def value(z):
+            z_id, z_exp = z[:2], z[2:].reshape(1, 1)
+            shown = _render(views, z_id, z_exp, params, POINTS, EXACT)
+            return jnp.sum(weight * shown.colours * shown.hit[..., None]), shown.hit
 
-        z = jnp.array([0.5, 0.3])
-        assert total(z, True)[1].sum() > 20
-        gradient = jax.grad(lambda z: total(z, False))(z)
-        # the colour also follows the normal, whose sliding along the ray fitting leaves out:
-        # compare with differences of the colours at fixed normals
-        numeric = []
-        for i in range(2):
-            step = jnp.zeros(2).at[i].set(1e-6)
-            numeric.append((total(z + step, False) - total(z - step, False)) / 2e-6)
-        assert np.sign(gradient[0]) == np.sign(numeric[0])
-        np.testing.assert_allclose(gradient, numeric, rtol=0.5)
-
-
-def test_cameras_in_canonical_space_show_the_same():
-    views = balls.views(0.5)
-    moved = camera_ops.transform_cameras(views.cameras, CANONICAL)
-    assert isinstance(moved, Cameras)
-    x = np.float32([[30.0, -20.0, 40.0]])
-    for v in range(3):
-        one = jax.tree.map(lambda a, v=v: a[v], moved)
-        pixels, _ = camera_ops.project(one, jnp.asarray(x / 150))
-        expected = linear_space.project(views.cameras, v, x.astype(float))
-        np.testing.assert_allclose(pixels, expected, atol=1e-3)
+        z = jnp.array([0.5, 0.3, 0.02])
+        gradient = jax.jit(jax.grad(lambda z: value(z)[0]))(z)
+        hit = value(z)[1]
+        assert hit.sum() > 60
+        for i in range(3):
+            step = np.zeros(3)
+            step[i] = 1e-6
+            (plus, hit_plus), (minus, hit_minus) = value(z + step), value(z - step)
+            np.testing.assert_array_equal(hit_plus, hit_minus)
+            # the bound on grazing rays (intersection.smallest_cosine) touches none of these
+            np.testing.assert_allclose(gradient[i], (plus - minus) / 2e-6, rtol=1e-4)

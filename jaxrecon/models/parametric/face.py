@@ -43,7 +43,9 @@ class LinearFaceModel:
     """Names of the expression shapes (ARKit style)."""
 
     def vertices(
-        self, identity: Float[Array, "k"], expression: Float[Array, "e"]
+        self,
+        identity: Float[Array | np.ndarray, "k"],
+        expression: Float[Array | np.ndarray, "e"],
     ) -> Float[Array, "v 3"]:
         """Vertices (mm) of one person; vmap for many."""
         offset = jnp.tensordot(identity, self.identity, axes=1)
@@ -108,7 +110,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: larger than 1 GiB", "a linear head model (.npz)", remedy)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             raw = {key: archive[key] for key in _KEYS}
     except Exception as error:
         raise InputError(f"{path}: {error}", f".npz with {', '.join(_KEYS)}", remedy) from error

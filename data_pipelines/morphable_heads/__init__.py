@@ -1,0 +1,1 @@
+"""Rendered heads of linear face models as a dataset: builder, loader, command line (see README)."""
