@@ -21,6 +21,12 @@ from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras, Mesh
 
 
+COLOURS = {
+    "photographs": "coloured by the photographs where they see it",
+    "network": "coloured by the rendering network",
+}
+
+
 def write(
     views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, options: pipeline.Options
 ):
@@ -74,6 +80,7 @@ def _report(views: Views, done: pipeline.Reconstruction, record, scores, warning
         masks=list(views.mask) if views.mask is not None else None,
         cameras=_cameras(views),
         renders=pictures[0],
+        render_caption="reconstruction, " + COLOURS[record["config"]["colours"]],
         normals=pictures[1],
         losses={k: v for k, v in done.result.history.items() if k != "evaluations"},
         timings=dict(done.timings) | {"scores and pictures": time.monotonic() - clock},

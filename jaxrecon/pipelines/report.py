@@ -72,6 +72,8 @@ class ReportData:
     """
     renders: Any = None
     """the result from the same cameras"""
+    render_caption: str = "reconstruction"
+    """shown under the renders: say where their colours come from"""
     normals: Any = None
     """normal maps from the same cameras, see `normal_maps`"""
     losses: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -252,7 +254,10 @@ def _views(data: ReportData, side: int) -> str:
         if data.renders is not None:
             cells.append(
                 figure(
-                    data.renders[i], side, f"{name}: render of the reconstruction", "reconstruction"
+                    data.renders[i],
+                    side,
+                    f"{name}: render of the reconstruction",
+                    data.render_caption,
                 )
             )
         if data.normals is not None:

@@ -58,6 +58,8 @@ class _Options:
     seed: int
     views: tuple | None
     resolution: int | None
+    weights: pathlib.Path | None = None
+    colours: str = "photographs"
 
 
 @pytest.fixture
@@ -172,8 +174,10 @@ def test_interrupt_exits_with_130(monkeypatch):
 def test_fit_passes_everything_on(capsys, calls, views, tmp_path):
     out = tmp_path / "results"
     argv = ["fit", str(views), "--out", str(out), "--views", "0,1", "--seed", "3"]
+    argv += ["--weights", "mine", "--colours", "network"]
     assert main.main([*argv, "--preset", "quality", "--resolution", "64"]) == 0
-    assert calls == [(views, out, _Options("quality", "given", 3, (0, 1), 64))]
+    options = _Options("quality", "given", 3, (0, 1), 64, pathlib.Path("mine"), "network")
+    assert calls == [(views, out, options)]
     assert capsys.readouterr().out == f"report: {out / 'subject' / 'report.html'}\n"
     assert out.is_dir()
 
