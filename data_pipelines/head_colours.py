@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from data_pipelines import head_points, procedural_albedo
 from data_pipelines.head_points import HeadSampler, SampleConfig
+from data_pipelines.lighting import sample_lighting, shade
 from jaxrecon.models.parametric.face import kept_vertices
 
 COLOUR_PARAMETERS = procedural_albedo.PARAMETERS + 27
@@ -44,7 +45,7 @@ def make_colour_sampler(path: str | pathlib.Path) -> ColourSampler:
 def draw_parameters(key: Array) -> Float[Array, "p"]:
     """Albedo and lighting parameters of a random person, flat."""
     k_albedo, k_light = jax.random.split(key)
-    lighting = procedural_albedo.sample_lighting(k_light)
+    lighting = sample_lighting(k_light)
     return jnp.concatenate([procedural_albedo.sample_parameters(k_albedo), lighting.ravel()])
 
 
@@ -82,7 +83,7 @@ def colour_points(
     corners = vertices[triangles]
     normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    lit = procedural_albedo.shade(
+    lit = shade(
         jnp.einsum("nc,ncx->nx", bary, albedo[triangles]), normals, parameters[split:].reshape(9, 3)
     )
     # One camera a person, somewhere in front; points that face away are turned round, so that all

@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.ground_truth import LICENCE, outer_surface, write_ply, write_whole
+from data_pipelines.head_cameras import sample_cameras, visible_points
+from data_pipelines.lighting import sample_lighting, shade
 from data_pipelines.procedural_albedo import (
     AlbedoParameters,
     albedo_surface,
     flatten,
-    sample_lighting,
     sample_parameters,
-    shade,
     unflatten,
     vertex_albedo,
 )
@@ -37,20 +38,11 @@ from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scal
 from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
 from jaxrecon.types import Cameras
 
-OUTER_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
-"""Parts of the ground truth: the outer skin and the eyeballs, without the mouth's interior and
-the sockets.
-"""
 SOURCE = (
     "ICT-FaceKit (ICT-VGL/ICT-FaceKit, MIT, (c) 2020 USC Institute for Creative Technologies), "
     "sampled; procedural albedo and lighting"
 )
-LICENCE = (
-    "Geometry derived from ICT-FaceKit: MIT License, Copyright (c) 2020 USC Institute for Creative "
-    "Technologies. Renderings, cameras and albedo: as the rest of this repository."
-)
 NOSE_TIP = 30
-VISIBILITY_TOLERANCE = 4.0  # mm
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -117,108 +109,6 @@ def expression_weights(
     return weights
 
 
-def orbit_camera(
-    azimuth: float,
-    elevation: float,
-    roll: float,
-    distance: float,
-    focal: float,
-    centre: np.ndarray,
-    target: np.ndarray,
-) -> Cameras:
-    """A camera at a distance from a target on its optical axis.
-
-    Args:
-        azimuth, elevation: of the camera seen from the target, radians; 0, 0 is the front (+z),
-            azimuth grows towards +x and elevation towards +y.
-        roll: about the optical axis, radians.
-        distance: from the target, mm.
-        focal: focal length, pixels.
-        centre: (2,) principal point, pixels.
-        target: (3,) world point, mm.
-
-    Returns:
-        one `Cameras`, float64 NumPy arrays.
-    """
-    direction = np.array(
-        [
-            np.cos(elevation) * np.sin(azimuth),
-            np.sin(elevation),
-            np.cos(elevation) * np.cos(azimuth),
-        ]
-    )
-    z = -direction
-    x = np.cross(z, [0.0, 1.0, 0.0])
-    x /= np.linalg.norm(x)
-    c, d = np.cos(roll), np.sin(roll)
-    R = np.array([[c, -d, 0], [d, c, 0], [0, 0, 1.0]]) @ np.stack([x, np.cross(z, x), z])
-    K = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1.0]])
-    return Cameras(K=K, R=R, t=-R @ (target + distance * direction))
-
-
-def sample_cameras(key: jax.Array, views: int, size: int, target: np.ndarray) -> Cameras:
-    """Cameras on an arc in front of the face, with a little roll and off-centre principal points.
-
-    Args:
-        key: typed key.
-        views: n pictures; azimuths cover -40 to 40 degrees (one view: near the front).
-        size: height and width, pixels.
-        target: (3,) world point the cameras look at, mm.
-
-    Returns:
-        `Cameras` of batch (n,), float64 NumPy arrays.
-    """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-    spread = np.linspace(-1, 1, views) if views > 1 else np.zeros(1)
-    K, R, t = [], [], []
-    for s in spread:
-        azimuth = np.radians(33.0 * s + rng.uniform(-7, 7))
-        elevation = np.radians(rng.uniform(-8, 12))
-        roll = np.radians(rng.uniform(-3, 3))
-        distance = rng.uniform(850, 1050)
-        # A head of 290 mm fills 85 % of the height.
-        focal = size * 0.85 * distance / 290.0 * rng.uniform(0.97, 1.03)
-        centre = size / 2 + rng.uniform(-4, 4, 2) * size / 256
-        camera = orbit_camera(azimuth, elevation, roll, distance, focal, centre, target)
-        K.append(camera.K)
-        R.append(camera.R)
-        t.append(camera.t)
-    return Cameras(K=np.array(K), R=np.array(R), t=np.array(t))
-
-
-@jax.jit
-def visible_points(
-    points: jax.Array, centre: jax.Array, vertices: jax.Array, faces: jax.Array
-) -> jax.Array:
-    """Whether the ray from the camera centre reaches each point (n,) to within 4 mm (all
-    triangles are tested).
-    """
-    corners = vertices[faces]
-    origin, edge1, edge2 = (
-        corners[:, 0],
-        corners[:, 1] - corners[:, 0],
-        corners[:, 2] - corners[:, 0],
-    )
-
-    # Moller & Trumbore (1997).
-    def reaches(point):
-        ray = point - centre
-        distance = jnp.linalg.norm(ray)
-        direction = jnp.broadcast_to((ray / distance)[None], edge1.shape)
-        p = jnp.cross(direction, edge2)
-        determinant = (edge1 * p).sum(-1)
-        inverse = 1 / jnp.where(jnp.abs(determinant) < 1e-12, jnp.inf, determinant)
-        offset = centre[None] - origin
-        u = (offset * p).sum(-1) * inverse
-        q = jnp.cross(offset, edge1)
-        v = (direction * q).sum(-1) * inverse
-        depth = (edge2 * q).sum(-1) * inverse
-        hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (inverse != 0) & (depth > 0)
-        return ~jnp.any(hit & (depth < distance - VISIBILITY_TOLERANCE))
-
-    return jax.lax.map(reaches, points)
-
-
 def render_view(
     vertices: jax.Array,
     faces: jax.Array,
@@ -234,72 +124,8 @@ def render_view(
     return np.asarray(jnp.round(jnp.clip(image, 0, 1) * 255)).astype(np.uint8)
 
 
-def outer_surface(
-    path: pathlib.Path,
-    model: LinearFaceModel,
-    vertices: np.ndarray,
-    colours: np.ndarray,
-    nose: np.ndarray,
-    config: RenderConfig,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ground truth (vertices, colours, faces): the outer parts, cropped and decimated as the config
-    says.
-
-    Args:
-        path: the model file, whose `face_part` names the parts of the faces.
-        model: `load_face_model(path, None)`.
-        vertices: (v, 3) of that model, mm.
-        colours: (v, 3) albedo.
-        nose: (3,) tip of the nose, mm.
-        config: crop and decimation.
-    """
-    with np.load(path, allow_pickle=False) as file:
-        names = [str(n) for n in file["part_names"]]
-        outer = np.isin(file["face_part"], [names.index(p) for p in OUTER_PARTS])
-    faces = np.asarray(model.faces, np.int64)[outer]
-    if config.crop_radius is not None:
-        near = np.linalg.norm(vertices - nose[None], axis=1) <= config.crop_radius
-        faces = faces[near[faces].all(1)]
-    points, rgb, faces = _compact(vertices.astype(np.float64), colours, faces)
-    if config.max_faces is not None and len(faces) > config.max_faces:
-        import igl
-
-        points, faces, _, birth = igl.qslim(points, faces, config.max_faces)
-        points, rgb, faces = _compact(points, rgb[birth], faces)
-    return points, rgb, faces
-
-
-def _compact(points, rgb, faces):
-    """The same surface without unused vertices."""
-    used, flat = np.unique(faces, return_inverse=True)
-    return points[used], rgb[used], flat.reshape(-1, 3)
-
-
-def write_ply(path: pathlib.Path, points: np.ndarray, rgb: np.ndarray, faces: np.ndarray) -> None:
-    """A binary PLY of float positions and uchar colours."""
-    vertex = np.empty(len(points), [("p", "<f4", 3), ("c", "u1", 3)])
-    vertex["p"], vertex["c"] = points, np.round(np.clip(rgb, 0, 1) * 255)
-    face = np.empty(len(faces), [("n", "u1"), ("i", "<i4", 3)])
-    face["n"], face["i"] = 3, faces
-    header = (
-        "ply\nformat binary_little_endian 1.0\n"
-        "comment millimetres; +x subject left, +y up, +z front\n"
-        f"comment {LICENCE}\n"
-        f"element vertex {len(points)}\nproperty float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
-        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    )
-    _write(path, header.encode() + vertex.tobytes() + face.tobytes())
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 def _write_json(path: pathlib.Path, value) -> None:
-    _write(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def _rounded(array, digits: int) -> list:
@@ -397,7 +223,15 @@ def render_subject(
         )
     for e, shape in enumerate(shapes):
         nose = landmarks[e, NOSE_TIP]
-        mesh = outer_surface(path, model, np.asarray(shape), np.asarray(albedo), nose, config)
+        mesh = outer_surface(
+            path,
+            model,
+            np.asarray(shape),
+            np.asarray(albedo),
+            nose,
+            config.crop_radius,
+            config.max_faces,
+        )
         write_ply(out / _mesh_name(e), *mesh)
 
     _write_json(

@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import head_points, procedural_albedo
+from data_pipelines.head_cameras import orbit_camera, visible_points
+from data_pipelines.lighting import sample_lighting
 from data_pipelines.morphable_heads import hair
 from data_pipelines.morphable_heads.background import background
 from data_pipelines.morphable_heads.head import Head, person, prepare_head, render
-from data_pipelines.render_head import orbit_camera, visible_points
 from jaxrecon.errors import InputError
 from jaxrecon.types import Cameras
 
@@ -183,7 +184,7 @@ class Studio:
         expression = head_points.sample_expression(self.sampler, k_expression, codes.neutral)
         albedo = procedural_albedo.sample_parameters(k_albedo)
         style = hair.sample_hair(k_hair)
-        lighting = procedural_albedo.sample_lighting(k_light)
+        lighting = sample_lighting(k_light)
         shape = person(head, identity, expression, albedo, style)
         landmarks = np.asarray(shape["landmarks"])
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from data_pipelines import procedural_albedo
+from data_pipelines.lighting import GAMMA, shade
 from data_pipelines.morphable_heads import hair
 from data_pipelines.morphable_heads.masks import below_jaw, masks_from_landmarks
 from jaxrecon.geometry.mesh import vertex_normals
@@ -261,9 +262,9 @@ def render(
     scalp = jnp.clip(pixels[..., 12], 0.0, 1.0) * hairy
     strands = hair.strand_shading(style, pixels[..., 6:9])
     colours = pixels[..., :3] * (1.0 + scalp * (strands - 1.0))[..., None]
-    lit = procedural_albedo.shade(jnp.clip(colours, 0.0, 1.0), normals, lighting)
+    lit = shade(jnp.clip(colours, 0.0, 1.0), normals, lighting)
     # Light adds before encoding, as in `shade`.
-    dim = head.face_light[seen] ** (1.0 / procedural_albedo.GAMMA)
+    dim = head.face_light[seen] ** (1.0 / GAMMA)
     image = downsample(lit * dim[..., None], raster.mask, supersampling)
 
     centre = slice(supersampling // 2, None, supersampling)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import head_points
-from experiments.implicit_deformation.train import pad
+from experiments.implicit_deformation.batches import pad
 from jaxrecon.errors import InputError
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.pipelines import implicit_deformation as pipeline

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_pipelines import head_colours, head_points
 from experiments.implicit_deformation import train
+from experiments.implicit_deformation.batches import code_table, pad
 from experiments.implicit_deformation.config import TrainConfig
 from jaxrecon.errors import InputError
 from jaxrecon.fitting.latents import linear_landmarks, principal_components
@@ -55,7 +56,7 @@ class Arguments:
 def restore(config: TrainConfig, run: pathlib.Path, sampler) -> tuple[dict, dict[str, int]]:
     """(parameters, steps done of each stage) of a run."""
     params = train.initial_parameters(config)
-    table = train.code_table(config, sampler) if config.codes == "table" else None
+    table = code_table(config, sampler) if config.codes == "table" else None
     done = {}
     for name in train.STAGES:
         if not (run / name).is_dir():
@@ -91,14 +92,14 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
     keys = jax.random.split(jax.random.key(config.seed + 1), SAMPLES)
     identity, expression, colour = jax.jit(jax.vmap(person))(keys)
     if config.codes == "table":
-        table = train.code_table(config, sampler)
+        table = code_table(config, sampler)
         rows = np.arange(len(table["expression"]))
         identity, expression = table["identity"][rows // config.expressions], table["expression"]
         z_id = params["codes"]["z_id"][rows // config.expressions]
         z_exp, z_colour = params["codes"]["z_exp"], params["colour_codes"]
     else:
-        z_id, z_exp = train.pad(identity, net.id_dim), train.pad(expression, net.exp_dim)
-        z_colour = train.pad(colour, net.colour_dim)
+        z_id, z_exp = pad(identity, net.id_dim), pad(expression, net.exp_dim)
+        z_colour = pad(colour, net.colour_dim)
 
     @jax.jit
     def marks(identity, expression):

@@ -20,7 +20,6 @@ from jaxrecon.pipelines.output import output_folder, write_json, write_npz
 from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras, Mesh
 
-
 COLOURS = {
     "photographs": "coloured by the photographs where they see it",
     "network": "coloured by the rendering network",

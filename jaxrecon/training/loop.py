@@ -4,6 +4,7 @@ clean interruption.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -60,7 +61,7 @@ def run(
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda *_: stop.set())
+            previous[number] = signal.signal(number, functools.partial(_stop, stop))
     began = time.monotonic()
     try:
         source = batches(start)
@@ -88,6 +89,13 @@ def run(
         for number, handler in previous.items():
             signal.signal(number, handler)
     return state, done >= steps
+
+
+def _stop(stop: threading.Event, *_) -> None:
+    """The first signal ends the run after its step, with a save; a second one ends it at once."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
 
 
 def _report(name, done, steps, seconds, values, metrics_file) -> None:

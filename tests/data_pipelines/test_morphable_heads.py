@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import procedural_albedo
+from data_pipelines.head_cameras import orbit_camera
 from data_pipelines.morphable_heads import examples, hair
 from data_pipelines.morphable_heads.background import background
 from data_pipelines.morphable_heads.examples import HeadsConfig, Studio
@@ -28,7 +29,6 @@ from data_pipelines.morphable_heads.head import (
     render,
 )
 from data_pipelines.morphable_heads.masks import masks_from_landmarks
-from data_pipelines.render_head import orbit_camera
 from data_pipelines.synthetic_head import BROW, EYE, MOUTH, NOSE, synthetic_head
 from jaxrecon.errors import InputError
 

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.lighting import sample_lighting, shade
 from data_pipelines.procedural_albedo import (
     LAYOUT,
     MASKS,
     PARAMETERS,
     albedo_surface,
     flatten,
-    sample_lighting,
     sample_parameters,
-    shade,
     surface_from_arrays,
     unflatten,
     vertex_albedo,
