@@ -33,8 +33,8 @@ class Arguments:
 
     subjects: pathlib.Path
     """Folder of views folders with ground truth."""
-    views: str = "0,1,3"
-    """Which views to use."""
+    views: str | None = None
+    """Which views to use, such as 0,1,3; all if not given."""
     preset: str = "fast"
     """fast or quality."""
     model: pathlib.Path | None = None
@@ -93,7 +93,7 @@ def main(arguments: Arguments) -> int:
 def evaluate(arguments: Arguments) -> list[dict]:
     """One record a subject and row: errors in mm (face protocol, expression of the first view)."""
     prior = pipeline.load_prior(arguments.weights)
-    select = tuple(int(v) for v in arguments.views.split(","))
+    select = tuple(int(v) for v in arguments.views.split(",")) if arguments.views else None
     folders = sorted(p.parent for p in arguments.subjects.glob("*/cameras.json"))
     if not folders:
         raise InputError(f"{arguments.subjects}: no views folders", "folders with cameras.json")

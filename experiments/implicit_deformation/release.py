@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 import sys
 
@@ -29,10 +30,6 @@ from jaxrecon.training.checkpoints import Checkpoints
 from jaxrecon.training.state import create_state
 
 SAMPLES = 8192
-NOTICE = (
-    "Trained on samples of ICT-FaceKit (ICT-VGL/ICT-FaceKit), MIT License, (c) 2020 USC Institute "
-    "for Creative Technologies; colours are procedural."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +46,10 @@ class Arguments:
     """m_id; None keeps all identity directions the prior was trained on."""
     expression_variance: float = 0.995
     """Share of the variance of expression codes that the components explain."""
+    notice: str = "see that model's own licence"
+    """Copyright and licence notice of the head model; copied into the header."""
+    licence: str = "that of the head model"
+    """Licence of the weights; copied into the header."""
     colour_variance: float = 0.99
     """Likewise for colour codes."""
 
@@ -157,6 +158,10 @@ def main(arguments: Arguments) -> int:
         print(error, file=sys.stderr)
         return 2
     params = {k: params[k] for k in ("reference", "deformation", "rendering")}
+    digest = hashlib.sha256(arguments.model.read_bytes()).hexdigest()
+    for name, steps in done.items():
+        if steps < getattr(config, name).steps:
+            print(f"warning: {name} is unfinished: {steps} steps", file=sys.stderr)
     to_numpy = functools.partial(np.asarray, dtype=np.float32)
     header = {
         "system": "implicit_deformation",
@@ -168,8 +173,9 @@ def main(arguments: Arguments) -> int:
             "centre_mm": list(head_points.HEAD_CENTRE_MM),
             "axes": "x to the subject's left, y up, z out of the face",
         },
-        "source": NOTICE,
-        "licence": "Apache-2.0; see the notice in source",
+        "source": f"Trained on samples of {arguments.model.name} (sha256 {digest}); "
+        f"{arguments.notice}",
+        "licence": arguments.licence,
     }
     tree = jax.tree.map(to_numpy, {"params": params, "latent": space})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,9 @@ class Evaluate:
     """The views folder of a GROUND_TRUTH that is a mesh: cameras for the face protocol."""
     expression: int = 0
     """Which of the folder's expressions the prediction shows."""
-    scale: float = 1.0
-    """Factor of the prediction, such as 1000 from metres to millimetres."""
+    scale: float | None = None
+    """Factor of the prediction, such as 1000 from metres to millimetres. If left out: 1000 for a
+    glTF file (always in metres) against millimetres, else 1."""
     align: Literal["none", "landmarks", "icp", "similarity"] | None = None
     """none, rigid icp, similarity (icp with scale), or landmarks and then icp. The protocol's own
     if left out: icp for face, none for surface."""
@@ -49,7 +50,7 @@ class Evaluate:
 
 def run(args: Evaluate) -> int:
     """Print the errors of the prediction."""
-    if not 0 < args.scale < float("inf"):
+    if args.scale is not None and not 0 < args.scale < float("inf"):
         raise InputError(f"--scale {args.scale}", expected="a positive number")
     folder = args.ground_truth if args.ground_truth.is_dir() else args.views
     protocol = args.protocol
@@ -59,7 +60,11 @@ def run(args: Evaluate) -> int:
 
     from jaxrecon.geometry.mesh_io import load_mesh
 
-    prediction = load_mesh(_prediction(args.prediction))
+    path = _prediction(args.prediction)
+    prediction = load_mesh(path)
+    if args.scale is None:
+        gltf = path.suffix.lower() in (".glb", ".gltf") and units == "millimetres"
+        args = dataclasses.replace(args, scale=1000.0 if gltf else 1.0)
     if protocol == "face":
         result = _face(args, folder, units, prediction)
     else:
@@ -118,7 +123,7 @@ def _face(
             prediction,
             folder,
             expression=args.expression,
-            scale=args.scale,
+            scale=args.scale or 1.0,
             align=align,
             landmarks=landmarks,
         )

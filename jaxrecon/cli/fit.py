@@ -19,7 +19,7 @@ class Fit:
         tyro.conf.Positional[tuple[pathlib.Path, ...]],
         tyro.conf.arg(
             metavar="VIEWS",
-            help="Folders of photographs with cameras.json, one per subject; or one photograph.",
+            help="Folders of photographs with cameras.json and landmarks.json, one per subject.",
             help_behavior_hint="(one or more)",
         ),
     ]
@@ -103,11 +103,13 @@ def _checked_inputs(inputs: tuple[pathlib.Path, ...]) -> tuple[pathlib.Path, ...
     absent = [str(p) for p in inputs if not p.exists()]
     if absent:
         raise InputError(f"no such folder or image: {', '.join(absent)}", remedy="check the name")
-    if sum(p.is_file() for p in inputs) > 1:
+    files = [str(p) for p in inputs if p.is_file()]
+    if files:
         raise InputError(
-            "several photographs were given",
-            expected="folders, one for each subject; or one photograph",
-            remedy="put the photographs of one subject into a folder, and give the folder",
+            f"{', '.join(files)}: a file, not a folder",
+            expected="folders, one for each subject, with cameras.json and landmarks.json",
+            remedy="put the photographs of one subject into a folder, and give the folder; choose "
+            "among them with --views",
         )
     names = [p.resolve().name for p in inputs]
     twice = sorted({n for n in names if names.count(n) > 1})

@@ -237,9 +237,12 @@ def load_ground_truth(
         )
     landmarks = None
     stored = _read_json(folder / "landmarks.json")
-    if stored is not None and np.any(stored["valid"]):
-        landmarks = np.array(stored["landmarks3d"][expression], float)
-        landmarks[~np.array(stored["valid"], bool)] = np.nan
+    if stored is not None and "landmarks3d" in stored:
+        # As everywhere: all landmarks are valid where the file does not say.
+        valid = np.array(stored.get("valid", [True] * 68), bool)
+        if valid.any():
+            landmarks = np.array(stored["landmarks3d"][expression], float)
+            landmarks[~valid] = np.nan
     return load_mesh(path), centres, landmarks
 
 

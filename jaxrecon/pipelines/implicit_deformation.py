@@ -166,14 +166,21 @@ def fit_views(
     config: FitConfig,
     hyper: Hyper | None = None,
     progress=None,
+    landmarks_done=None,
 ) -> tuple[FitResult, dict[str, float]]:
-    """`fitting.fit` in short scans, so that progress shows: (result, seconds of each stage)."""
+    """`fitting.fit` in short scans, so that progress shows: (result, seconds of each stage).
+
+    `progress` is called with (stage, done, total, loss); `landmarks_done` with the error of the
+    landmark stage in pixels, and may raise.
+    """
     hyper = Hyper() if hyper is None else hyper
     timings: dict[str, float] = {}
     clock = time.monotonic()
     setting, state, error = _begin(
         prior.functions, prior.params, prior.space, views, key, config, hyper
     )
+    if landmarks_done is not None:
+        landmarks_done(float(error))
     jax.block_until_ready(error)
     timings["landmarks"] = time.monotonic() - clock
     plans, history, done = fitting.stages(config), [], 0
@@ -291,14 +298,16 @@ def reconstruct(
     labels = np.unique(views.expression)
     config = dataclasses.replace(config or preset.fit, expressions=len(labels))
     key = jax.random.key(options.seed)
-    result, timings = fit_views(prior, data, key, config, hyper, progress)
+    size = max(views.images.shape[1:3])
+    result, timings = fit_views(
+        prior, data, key, config, hyper, progress, functools.partial(_landmarks_agree, views, size)
+    )
     if not np.isfinite(result.history["total"]).all():
         raise InputError(
             f"{views.folder}: the fit diverged", "consistent cameras, masks and landmarks",
             "run `jaxrecon doctor` on the folder and compare the overlays",
         )  # fmt: skip
-    pixels = float(result.landmark_error) * 256.0 / max(views.images.shape[1:3])
-    if pixels > 6.0:
+    if float(result.landmark_error) * 256.0 / size > 6.0:
         warnings.append(
             f"landmarks disagree with the cameras by {float(result.landmark_error):.1f} pixels: "
             "look at `jaxrecon doctor`"
@@ -315,6 +324,17 @@ def reconstruct(
     return Reconstruction(meshes, result, timings, stats, tuple(warnings))
 
 
+def _landmarks_agree(views: Views, size: int, error: float) -> None:
+    """Stop early when cameras and landmarks cannot belong together (pixels of a `size` image)."""
+    if not error * 256.0 / size < 14.0:
+        raise InputError(
+            f"{views.folder}: no head fits the landmarks; they miss by {error:.0f} pixels",
+            "landmarks.json and cameras.json of the same pictures, in the same order",
+            "check `units` (metres or millimetres), OpenCV axes (x right, y down, z forward), the "
+            "order of the views and left and right of the landmarks; `jaxrecon doctor` draws them",
+        )
+
+
 def _check(views: Views) -> Iterator[str]:
     seen = int((np.asarray(views.landmark_weights) > 0).any(0).sum())
     if seen < 20:
@@ -323,6 +343,15 @@ def _check(views: Views) -> Iterator[str]:
             "at least 20 of 68",
             "add landmarks, or choose other views",
         )
+    points, weights = np.asarray(views.landmarks2d), np.asarray(views.landmark_weights)
+    for name, own, weight, extent in zip(views.names, points, weights, views.sizes, strict=True):
+        known = own[weight > 0]
+        if len(known) > 1 and np.ptp(known, axis=0).max() < 0.04 * extent.max():
+            raise InputError(
+                f"{views.folder}/landmarks.json: the landmarks of {name} lie within a few pixels",
+                "68 points over the face",
+                "mend them, or leave the view out with --views",
+            )
     if len(views.names) == 1:
         yield "one view only: depth comes from the prior"
     if views.units not in UNIT_MM:

@@ -56,6 +56,8 @@ def write(
             old.unlink()
     write_npz(folder / "state.npz", state)
     write_json(folder / "fit.json", record)
+    for warning in warnings:
+        print(f"{views.folder.name}: warning: {warning}", file=sys.stderr)
     if data is None:
         return folder / "mesh.ply"
     from jaxrecon.pipelines.report import write_report
@@ -146,10 +148,8 @@ def _scores(views: Views, done: pipeline.Reconstruction) -> tuple[dict, list[str
             )
         except InputError as error:
             warnings.append(f"not scored: {error.given}")
-        except ImportError as error:
-            warnings.append(f"not scored: {error}")
-            print(f"not scored: {error}", file=sys.stderr)
-            break
+        except Exception as error:  # a fit of minutes is worth more than its score
+            warnings.append(f"not scored: {type(error).__name__}: {error}")
     return scores, warnings
 
 
@@ -201,7 +201,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
         "S_canonical_world": {
             n: np.asarray(getattr(pose, n)).tolist() for n in ("scale", "R", "t")
         },
-        "landmark_error_pixels": float(result.landmark_error),
+        "landmark_stage_error_pixels": float(result.landmark_error),
         "losses": {
             k: np.asarray(v, np.float64).round(6).tolist() for k, v in result.history.items()
         },

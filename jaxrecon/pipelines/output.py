@@ -37,6 +37,14 @@ def output_folder(path: str | os.PathLike) -> pathlib.Path:
                 expected="a folder, or a name that is still free",
                 remedy="choose another --out",
             ) from error
+        except OSError as error:
+            if error.errno in _FULL or error.errno in _REFUSED:
+                raise
+            raise InputError(
+                f"cannot make the folder {folder}: {error.strerror or error}",
+                expected="a name that the system accepts",
+                remedy="choose another --out",
+            ) from error
         probe = folder / f".{secrets.token_hex(4)}.tmp"
         probe.touch(exist_ok=False)
         probe.unlink()

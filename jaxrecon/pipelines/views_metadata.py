@@ -177,7 +177,7 @@ def read_landmarks(
         raise InputError(
             f"{path}: only {int(valid.sum())} of {LANDMARKS} landmarks are valid",
             expected=f"at least {MIN_LANDMARKS}",
-            remedy="mark more points, or remove the file",
+            remedy="mark more points",
         )
     known = valid[None, :, None] & sane
     return np.where(known, points, 0).astype(np.float32), visible.astype(np.float32), valid

@@ -122,6 +122,17 @@ def test_folder_scale_and_landmarks(folder):
     assert np.isnan(read[3]).all() and np.isfinite(read[4]).all() and len(gt.faces) == 20480
 
 
+def test_landmarks_are_valid_where_the_file_does_not_say(folder):
+    path, _ = folder
+    document = json.loads((path / "landmarks.json").read_text())
+    del document["valid"]
+    (path / "landmarks.json").write_text(json.dumps(document))
+    assert np.isfinite(P.load_ground_truth(path)[2]).all()
+    del document["landmarks3d"]
+    (path / "landmarks.json").write_text(json.dumps(document))
+    assert P.load_ground_truth(path)[2] is None
+
+
 def test_without_landmarks_the_nose_is_the_point_nearest_the_first_camera(folder):
     path, _ = folder
     (path / "landmarks.json").unlink()

@@ -125,7 +125,7 @@ def test_the_record_is_strict_json_and_complete(done):
     assert len(record["losses"]["total"]) == 6
     assert set(record["seconds"]) >= {"landmarks", "switch", "weights", "residuals", "extraction"}
     assert set(record["scores"]) == {"0", "1"}
-    assert record["landmark_error_pixels"] < 1.0  # the toy's landmarks are exact
+    assert record["landmark_stage_error_pixels"] < 1.0  # the toy's landmarks are exact
     scale = record["S_canonical_world"]["scale"]
     np.testing.assert_allclose(1 / scale, HEAD_SCALE_MM, rtol=0.1)
 
@@ -233,6 +233,18 @@ def _hide_landmarks(folder):
     (folder / "landmarks.json").write_text(json.dumps(document))
 
 
+def _collapse_landmarks(folder):
+    document = json.loads((folder / "landmarks.json").read_text())
+    document["landmarks2d"][1] = [[30.0, 30.0]] * 68
+    (folder / "landmarks.json").write_text(json.dumps(document))
+
+
+def _wrong_unit(folder):
+    document = json.loads((folder / "cameras.json").read_text())
+    document["units"] = "metres"  # the numbers are millimetres
+    (folder / "cameras.json").write_text(json.dumps(document))
+
+
 def _drop_alpha(folder):
     from PIL import Image
 
@@ -247,6 +259,8 @@ def _drop_alpha(folder):
         (_hide_landmarks, "19"),
         (_drop_cameras, "cameras"),
         (_drop_alpha, "masks"),
+        (_collapse_landmarks, "within a few pixels"),
+        (_wrong_unit, "no head fits the landmarks"),
     ],
 )
 def test_bad_folders_are_refused_and_older_results_stay(spoiled, weights, spoil, word):

@@ -118,3 +118,8 @@ def test_npz_refuses_objects(tmp_path):
     with pytest.raises(TypeError, match="'a'"):
         output.write_npz(tmp_path / "x.npz", {"a": np.array([{}], dtype=object)})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_name_the_system_refuses(tmp_path):
+    with pytest.raises(InputError, match="cannot make the folder"):
+        output.output_folder(tmp_path / ("x" * 300))
