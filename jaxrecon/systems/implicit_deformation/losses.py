@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrecon.geometry.gradients import eikonal as eikonal_loss
+from jaxrecon.geometry.transforms import safe_norm
+from jaxrecon.geometry.transforms import safe_normalise as normalise
 from jaxrecon.models.image_losses import mask_loss, rgb_loss
 from jaxrecon.systems.implicit_deformation import networks
 from jaxrecon.systems.implicit_deformation.networks import Config
@@ -57,21 +60,6 @@ class RenderWeights:
     """tau_reg: |z_geo| + |z_c|"""
     switch: float = 0.1
     """mu: weight of the view-switch loss"""
-
-
-def safe_norm(x: Float[Array, "*n d"], epsilon: float = 1e-12) -> Float[Array, "*n"]:
-    """Euclidean norm whose gradient is finite at zero."""
-    return jnp.sqrt(jnp.sum(x * x, axis=-1) + epsilon)
-
-
-def normalise(x: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
-    """Unit vectors; zero stays (nearly) zero."""
-    return x / safe_norm(x)[..., None]
-
-
-def eikonal_loss(gradients: Float[Array, "*n 3"]) -> Float[Array, ""]:
-    """Mean of (|gradient| - 1)^2, Eq. 7."""
-    return jnp.mean((safe_norm(gradients) - 1.0) ** 2)
 
 
 def normal_loss(gradients: Float[Array, "*n 3"], normals: Float[Array, "*n 3"]) -> Float[Array, ""]:
