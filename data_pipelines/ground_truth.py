@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from jaxrecon.models.parametric.face import LinearFaceModel
+from jaxrecon.models.parametric.head_file import read_head
 
 OUTER_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
 """Parts of the ground truth: the outer skin and the eyeballs, without the mouth's interior and
@@ -41,9 +42,8 @@ def outer_surface(
         max_faces: decimate to this many faces (quadric edge collapses, libigl qslim); None keeps
             all.
     """
-    with np.load(path, allow_pickle=False) as file:
-        names = [str(n) for n in file["part_names"]]
-        outer = np.isin(file["face_part"], [names.index(p) for p in OUTER_PARTS])
+    head = read_head(path)
+    outer = np.isin(head["part_names"][head["face_part"]], OUTER_PARTS)
     faces = np.asarray(model.faces, np.int64)[outer]
     if crop_radius is not None:
         near = np.linalg.norm(vertices - nose[None], axis=1) <= crop_radius

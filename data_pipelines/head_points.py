@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from data_pipelines import head_exposure
 from jaxrecon.models.parametric.face import LinearFaceModel
 from jaxrecon.types import Similarity
 
@@ -43,6 +44,10 @@ class SampleConfig:
     """Points off the surface of each (M): uniform, and near it."""
     face_density: float = 3.0
     """Density of surface points within 95 mm of the nose tip, relative to the rest."""
+    feature_density: float = 1.0
+    """Density within 11 mm of the landmarks of lids and lips, relative to the face."""
+    hidden: bool = False
+    """Whether to draw surface that no view of any expression shows (`head_exposure`)."""
     identity_clip: float = 3.0
     """Identity coefficients are normal, clipped at this many standard deviations."""
     neutral: float = 0.15
@@ -63,13 +68,19 @@ class HeadSampler:
     cumulative: Array
     """(f,) cumulative probability of a face"""
     landmarks: Array
-    """(68,)"""
+    """(68,) vertices; the nearest ones where landmarks lie in faces"""
+    landmark_corners: Array
+    """(68, 3) vertices whose weighted means the landmarks are"""
+    landmark_weights: Array
+    """(68, 3)"""
     tied: Array
     """(e,) index of the mirrored expression (itself where there is none)"""
     closing: Array
     """(e,) 1 for mouthClose, which only goes with jawOpen"""
     opening: Array
     """(e,) 1 for jawOpen"""
+    modes: Array
+    """(e,) 1 for principal modes, whose coefficients are normal"""
     identities: int = dataclasses.field(metadata={"static": True})
     """k"""
 
@@ -81,33 +92,67 @@ def make_sampler(
     names = model.expression_names
     mean = (np.asarray(model.mean) - np.asarray(HEAD_CENTRE_MM, np.float32)) / HEAD_SCALE_MM
     basis = np.concatenate([model.identity[:identities], model.expression]) / HEAD_SCALE_MM
+    marks = np.asarray(model.landmarks)
+    corners_of_marks, weights_of_marks = model.landmark_corners, model.landmark_weights
+    if corners_of_marks is None:
+        corners_of_marks = np.repeat(marks[:, None], 3, 1)
+        weights_of_marks = np.tile(np.array([[1, 0, 0]], np.float32), (len(marks), 1))
     corners = mean[np.asarray(model.faces)]
     area = 0.5 * np.linalg.norm(
         np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
     )
-    nose = mean[np.asarray(model.landmarks)[30]]
+    nose = mean[marks[30]]
     near = np.linalg.norm(corners.mean(1) - nose, axis=1) < 95.0 / HEAD_SCALE_MM
     # What lies outside the canonical box (the bust) is never sampled.
     inside = (np.abs(corners.mean(1)) < 1.0).all(1)
     weight = area * np.where(near, config.face_density, 1.0) * inside
+    close = np.linalg.norm(corners.mean(1)[:, None] - mean[marks[36:68]][None], axis=2).min(1)
+    weight = weight * np.where(close < 11.0 / HEAD_SCALE_MM, config.feature_density, 1.0)
     swap = {"_L": "_R", "_R": "_L"}
     mirrored = [n[:-2] + swap[n[-2:]] if n[-2:] in swap else n for n in names]
-    return HeadSampler(
+    sampler = HeadSampler(
         mean=jnp.asarray(mean),
         basis=jnp.asarray(basis.reshape(len(basis), -1), jnp.float32),
         faces=jnp.asarray(model.faces),
         cumulative=jnp.asarray(np.cumsum(weight) / weight.sum(), jnp.float32),
-        landmarks=jnp.asarray(model.landmarks),
-        tied=jnp.asarray([names.index(m) if m in names else i for i, m in enumerate(mirrored)]),
+        landmarks=jnp.asarray(marks),
+        landmark_corners=jnp.asarray(corners_of_marks),
+        landmark_weights=jnp.asarray(weights_of_marks),
+        tied=jnp.asarray(
+            [names.index(m) if m in names else i for i, m in enumerate(mirrored)], jnp.int32
+        ),
         closing=jnp.asarray([float(n == "mouthClose") for n in names]),
         opening=jnp.asarray([float(n == "jawOpen") for n in names]),
+        modes=jnp.asarray([float(n.startswith("mode_")) for n in names]),
         identities=min(identities, len(model.identity)),
     )
+    if not config.hidden:
+        weight = weight * _exposed(sampler)
+        cumulative = jnp.asarray(np.cumsum(weight) / weight.sum(), jnp.float32)
+        sampler = dataclasses.replace(sampler, cumulative=cumulative)
+    return sampler
+
+
+def _exposed(sampler: HeadSampler) -> np.ndarray:
+    """(f,) whether a face shows on the mean person: at rest from all around, or in one of five
+    random expressions from the front.
+    """
+    nobody = jnp.zeros(sampler.identities)
+
+    @jax.jit
+    def head(key):
+        return canonical_vertices(sampler, nobody, sample_expression(sampler, key, neutral=0.0))
+
+    heads = jnp.stack([head(k) for k in jax.random.split(jax.random.key(0), 5)])
+    moving = head_exposure.exposed_faces(heads, sampler.faces)
+    resting = head_exposure.exposed_faces(sampler.mean[None], sampler.faces, head_exposure.AROUND)
+    return np.asarray(moving | resting)
 
 
 def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -> Float[Array, "e"]:
     """A plausible expression: few shapes active, left and right tied, the mouth closed only as far
-    as the jaw opens.
+    as the jaw opens. Unnamed shapes are principal modes: their coefficients are normal, clipped at
+    3.
     """
     keys = jax.random.split(key, 6)
     count = sampler.tied.shape[0]
@@ -121,6 +166,8 @@ def sample_expression(sampler: HeadSampler, key: Array, neutral: float = 0.15) -
     opening = jnp.sum(weights * sampler.opening)
     weights = jnp.where(sampler.closing > 0, jnp.minimum(weights, opening), weights)
     weights = jnp.clip(weights, 0.0, 1.0)
+    normal = jax.random.normal(jax.random.fold_in(key, 6), (count,))
+    weights = jnp.where(sampler.modes > 0, jnp.clip(normal, -3.0, 3.0), weights)
     damp = jnp.where(jax.random.uniform(keys[5], ()) < neutral, 0.1, 1.0)
     return damp * weights
 
@@ -148,6 +195,15 @@ def canonical_vertices(sampler: HeadSampler, identity, expression) -> Float[Arra
     """Vertices of one person in canonical space."""
     codes = jnp.concatenate([identity, expression])
     return sampler.mean + jnp.matmul(codes, sampler.basis, precision="highest").reshape(-1, 3)
+
+
+def landmark_points(
+    sampler: HeadSampler, vertices: Float[Array, "*b v 3"]
+) -> Float[Array, "*b 68 3"]:
+    """The 68 landmarks on given vertices of the sampler's model, in their frame and unit."""
+    corners = vertices[..., sampler.landmark_corners, :]
+    weights = jnp.broadcast_to(sampler.landmark_weights[..., None], corners.shape)
+    return jnp.sum(corners * weights, axis=-2)
 
 
 def sample_points(sampler: HeadSampler, config: SampleConfig, key: Array, vertices) -> dict:

@@ -25,6 +25,7 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric.head_file import read_head
 
 NOISE_FUNCTIONS = 6
 MASKS = ("lips", "brows", "scalp", "ears", "beard", "blush", "under_eye", "iris", "pupil")
@@ -254,31 +255,48 @@ def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
     """Masks and smooth functions of the mean surface of a head model, for `vertex_albedo`.
 
     Args:
-        path: .npz of a head model: `v_mean`, `faces`, `face_part`, `part_names` and `mask_*`.
+        path: .npz of a head model that `head_file.read_head` takes, if possible with the `mask_*`
+            of `MASKS`; where it has none they are drawn roughly from its landmarks.
 
     Returns:
-        arrays over the v vertices, float32: (v,) lips, brows, scalp, ears, beard, blush, under_eye,
-        iris, pupil, eye, teeth, gums, mouth in [0, 1]; (v,) fine, fine_blood (unit-variance
-        texture); (v, 6) noise.
+        arrays over the v vertices of `read_head`, float32: (v,) lips, brows, scalp, ears, beard,
+        blush, under_eye, iris, pupil, eye, teeth, gums, mouth in [0, 1]; (v,) fine, fine_blood
+        (unit-variance texture); (v, 6) noise.
 
     Raises:
-        InputError: the file lacks an array.
+        InputError: no head model, or only some of the masks.
     """
-    remedy = "make it with `jaxrecon import-model CLONE_OF_ICT-FaceKit --kind ict`"
-    wanted = ["v_mean", "faces", "face_part", "part_names", *(f"mask_{m}" for m in MASKS)]
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in wanted if name not in file.files]
-            arrays = {name: file[name] for name in wanted} if not missing else {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: {error}", "a head model .npz", remedy) from error
+    head = read_head(path)
+    missing = [f"mask_{m}" for m in MASKS if f"mask_{m}" not in head]
+    names = [str(n) for n in head["part_names"]]
+    arrays = head["v_mean"], head["faces"], head["face_part"], names
+    if missing == [f"mask_{m}" for m in MASKS]:
+        return _drawn_surface(head, *arrays)
     if missing:
         raise InputError(
-            f"{path}: no {', '.join(missing)}", "a head model with semantic masks", remedy
+            f"{path}: no {', '.join(missing)}",
+            "all semantic masks, or none",
+            "make it with `jaxrecon import-model CLONE_OF_ICT-FaceKit --kind ict`",
         )
-    masks = {m: arrays[f"mask_{m}"] for m in MASKS}
-    names = [str(n) for n in arrays["part_names"]]
-    return surface_from_arrays(arrays["v_mean"], arrays["faces"], arrays["face_part"], names, masks)
+    return surface_from_arrays(*arrays, {m: head[f"mask_{m}"] for m in MASKS})
+
+
+def _drawn_surface(head: dict[str, np.ndarray], mean, faces, part, names) -> dict[str, Array]:
+    """As `albedo_surface`, with masks drawn from the landmarks."""
+    from data_pipelines.morphable_heads.masks import masks_from_landmarks
+
+    marks = np.einsum("lc,lcx->lx", head["landmark_weights"], mean[head["landmark_corners"]])
+    drawn = masks_from_landmarks(mean, marks)
+    eye = drawn.pop("eye")
+    skin = np.array([n.startswith(("face", "head_neck")) for n in names])[part]
+    within = np.setdiff1d(faces[~skin], faces[skin])  # eyeballs, teeth and the like
+    drawn["lips"][within] = 0.0
+    surface = surface_from_arrays(mean, faces, part, names, drawn)
+    # Without eyeballs the openings of the eyes are painted on.
+    surface["eye"] = surface["eye"] if surface["eye"].any() else jnp.asarray(eye)
+    for name in ("iris", "pupil"):
+        surface[name] = surface[name] * (surface["eye"] > 0)
+    return surface
 
 
 def smooth_mask(mask: np.ndarray, faces: np.ndarray, rounds: int = 2) -> np.ndarray:

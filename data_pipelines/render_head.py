@@ -190,7 +190,7 @@ def render_subject(
         for i, name in enumerate(config.expressions)
     ]
     shapes = [model.vertices(identity, jnp.asarray(w)) for w in weights]
-    landmarks = np.stack([np.asarray(s)[np.asarray(model.landmarks)] for s in shapes])
+    landmarks = np.stack([np.asarray(model.landmark_points(s)) for s in shapes])
     # The middle of the head, seen from the front: the nose tip, moved back and up.
     target = landmarks[0, NOSE_TIP] + np.array([0.0, 12.0, -100.0])
     cameras = sample_cameras(k_camera, config.views, config.size, target)

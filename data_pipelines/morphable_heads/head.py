@@ -19,10 +19,11 @@ from jaxtyping import Array, Float, Int
 from data_pipelines import procedural_albedo
 from data_pipelines.lighting import GAMMA, shade
 from data_pipelines.morphable_heads import hair
-from data_pipelines.morphable_heads.masks import below_jaw, masks_from_landmarks
+from data_pipelines.morphable_heads.masks import below_jaw
 from jaxrecon.geometry.mesh import vertex_normals
 from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
 from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
+from jaxrecon.models.parametric.head_file import read_head
 from jaxrecon.types import Cameras
 
 LABELS = ("background", "skin", "lips", "brows", "eyes", "ears", "hair", "neck", "mouth")
@@ -107,7 +108,7 @@ def prepare_head(path: str | os.PathLike, modes: int | None = None) -> Head:
     """Read a head model, close its neck, and draw its semantic masks where the file has none.
 
     Args:
-        path: .npz in the layout of `load_face_model`, if possible with the `mask_*` of
+        path: .npz that `load_face_model` reads, if possible with the `mask_*` of
             `procedural_albedo.albedo_surface`.
         modes: identity modes to keep; None keeps all.
 
@@ -118,26 +119,11 @@ def prepare_head(path: str | os.PathLike, modes: int | None = None) -> Head:
     model = load_face_model(path, None)
     model = dataclasses.replace(model, identity=np.asarray(model.identity)[:modes])
     mean, faces = np.asarray(model.mean), np.asarray(model.faces, np.int64)
-    marks = mean[np.asarray(model.landmarks)]
-    with np.load(path, allow_pickle=False) as file:
-        part, part_names = file["face_part"], [str(n) for n in file["part_names"]]
-        masked = any(name.startswith("mask_") for name in file.files)
-    names = np.array(part_names)[part]
-    if masked:
-        full, kept = procedural_albedo.albedo_surface(path), kept_vertices(path, None)
-        surface = {k: np.asarray(v)[kept] for k, v in full.items()}
-    else:
-        drawn = masks_from_landmarks(mean, marks)
-        eye = drawn.pop("eye")
-        skin = np.char.startswith(names, "face") | np.char.startswith(names, "head_neck")
-        within = np.setdiff1d(faces[~skin], faces[skin])  # eyeballs, teeth and the like
-        drawn["lips"][within] = 0.0
-        drawn_surface = procedural_albedo.surface_from_arrays(mean, faces, part, part_names, drawn)
-        surface = {k: np.asarray(v) for k, v in drawn_surface.items()}
-        # Without eyeballs the openings of the eyes are painted on.
-        surface["eye"] = surface["eye"] if surface["eye"].any() else eye
-        for name in ("iris", "pupil"):
-            surface[name] = surface[name] * (surface["eye"] > 0)
+    marks = np.asarray(model.landmark_points(mean))
+    arrays = read_head(path)
+    names = arrays["part_names"][arrays["face_part"]].astype(str)
+    full, kept = procedural_albedo.albedo_surface(path), kept_vertices(path, None)
+    surface = {k: np.asarray(v)[kept] for k, v in full.items()}
 
     def starts(*beginnings: str) -> np.ndarray:
         return np.any([np.char.startswith(names, b) for b in beginnings], axis=0)
@@ -203,7 +189,7 @@ def person(
         of the hair in mm, landmarks (68, 3) mm on the skin (below the hair).
     """
     skin = head.model.vertices(identity, expression)
-    landmarks = skin[head.model.landmarks]
+    landmarks = head.model.landmark_points(skin)
     if head.loop.shape[0]:
         skin = jnp.concatenate([skin, jnp.mean(skin[head.loop], axis=0, keepdims=True)])
     opacity = procedural_albedo.unflatten(albedo).scalp[0]

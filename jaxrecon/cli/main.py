@@ -16,13 +16,15 @@ from typing import Annotated, Any
 import tyro
 
 import jaxrecon
-from jaxrecon.cli import cite, doctor, evaluate, fit, import_checkpoint
+from jaxrecon.cli import assets, cite, doctor, evaluate, fit, import_checkpoint, import_model
 from jaxrecon.errors import InputError
 
 Command = (
     Annotated[fit.Fit, tyro.conf.subcommand("fit")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[import_checkpoint.ImportCheckpoint, tyro.conf.subcommand("import-checkpoint")]
+    | Annotated[import_model.ImportModel, tyro.conf.subcommand("import-model")]
+    | Annotated[assets.Assets, tyro.conf.subcommand("assets")]
     | Annotated[doctor.Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[cite.Cite, tyro.conf.subcommand("cite")]
 )
@@ -41,6 +43,8 @@ _RUN: dict[type, Callable[[Any], int]] = {
     fit.Fit: fit.run,
     evaluate.Evaluate: evaluate.run,
     import_checkpoint.ImportCheckpoint: import_checkpoint.run,
+    import_model.ImportModel: import_model.run,
+    assets.Assets: assets.run,
     doctor.Doctor: doctor.run,
     cite.Cite: cite.run,
 }

@@ -162,3 +162,39 @@ def test_fewer_identities_cut_the_basis(model):
     sampler = head_points.make_sampler(model, CONFIG, identities=2)
     assert sampler.identities == 2
     assert sampler.basis.shape[0] == 2 + len(model.expression_names)
+
+
+def test_hidden_surface_is_drawn_only_on_request():
+    outer, faces = sphere(3)
+    inner, _ = sphere(3)
+    count = len(outer)
+    vertices = np.float32(np.concatenate([100.0 * outer, 50.0 * inner]) + HEAD_CENTRE_MM)
+    model = LinearFaceModel(
+        mean=vertices,
+        identity=np.zeros((1, *vertices.shape), np.float32),
+        expression=np.zeros((1, *vertices.shape), np.float32),
+        faces=np.int32(np.concatenate([faces, faces + count])),
+        landmarks=np.zeros(68, np.int32),
+        expression_names=("jawOpen",),
+    )
+    inside = {}
+    for hidden in (False, True):
+        config = dataclasses.replace(CONFIG, hidden=hidden)
+        drawn = sample(head_points.make_sampler(model, config), jax.random.key(2))
+        radius = np.linalg.norm(np.asarray(drawn["points"]), axis=-1)
+        inside[hidden] = np.mean(radius < 0.75 * RADIUS)
+    assert inside[False] == 0.0
+    assert abs(inside[True] - 0.2) < 0.03  # a fifth of the area
+
+
+def test_features_are_drawn_more_densely(model):
+    def share(density):
+        config = dataclasses.replace(CONFIG, feature_density=density)
+        sampler = head_points.make_sampler(model, config)
+        points = np.asarray(sample(sampler, jax.random.key(3))["reference_points"]).reshape(-1, 3)
+        marks = np.asarray(sampler.mean)[np.asarray(sampler.landmarks)[36:]]
+        away = np.linalg.norm(points[:, None] - marks[None], axis=2).min(1)
+        return np.mean(away < 11.0 / HEAD_SCALE_MM)
+
+    plain, dense = share(1.0), share(4.0)
+    assert abs(dense / (1 - dense) / (plain / (1 - plain)) - 4.0) < 1.0

@@ -151,6 +151,8 @@ def test_surface_file_and_bad_files(tmp_path):
         "faces": faces,
         "face_part": face_part,
         "part_names": np.array(part_names),
+        "id_basis": np.zeros((1, *mean.shape), np.float32),
+        "landmarks68": np.arange(68) % len(mean),
         **{f"mask_{k}": v for k, v in masks.items()},
     }
     np.savez(tmp_path / "model.npz", **full)
