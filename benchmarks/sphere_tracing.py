@@ -9,6 +9,7 @@ medians. One JSON line.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import statistics
@@ -64,8 +65,13 @@ def fixed_schedule(field, origins, directions):
     return a, hit
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and print one JSON line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sphere_tracing", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"by default {ROUNDS}")
+    rounds = parser.parse_args(argv).rounds
     config = networks.PRESETS["small"]
     params = networks.init(jax.random.key(0), config)["params"]
     code = jnp.zeros(config.geo_dim)
@@ -80,7 +86,7 @@ def main() -> None:
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     results = {name: jax.block_until_ready(run()) for name, run in runs.items()}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             jax.block_until_ready(run())

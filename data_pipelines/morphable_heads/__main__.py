@@ -28,13 +28,17 @@ HELP = {
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this package."""
-    from data_pipelines.morphable_heads.examples import HeadsConfig
+    from data_pipelines.morphable_heads.examples import PRESETS, HeadsConfig
 
     parser = argparse.ArgumentParser(
         prog="python -m data_pipelines.morphable_heads",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    text = (
+        "defaults of the other options; paper: 95 people, 8 expressions, 40 views over 180 degrees"
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="small", help=text)
     for field in dataclasses.fields(HeadsConfig):
         flag, text = f"--{field.name.replace('_', '-')}", HELP[field.name]
         if field.default is dataclasses.MISSING:
@@ -44,8 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="data folder")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: this one renders")
     parser.add_argument("--keep", action="store_true", help="keep the single rendered files")
+    parser.set_defaults(**PRESETS.get(_preset(argv), {}))
     given = vars(parser.parse_args(argv))
-    out, workers, keep = (given.pop(name) for name in ("out", "workers", "keep"))
+    out, workers, keep, _ = (given.pop(name) for name in ("out", "workers", "keep", "preset"))
 
     import tensorflow_datasets as tfds
 
@@ -58,6 +63,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(2, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\ninterrupted: the same command goes on\n")
+
+
+def _preset(argv: list[str] | None) -> str:
+    """The preset among the options; a wrong one is for the whole parser to refuse."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="small")
+    name = parser.parse_known_args(argv)[0].preset
+    return name
 
 
 if __name__ == "__main__":

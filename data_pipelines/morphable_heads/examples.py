@@ -97,6 +97,14 @@ class HeadsConfig:
         return _recipe(self)
 
 
+PRESETS = {
+    "small": {},
+    # 95 people in 8 expressions, as experiments/implicit_deformation trains on, about 40 views each
+    "paper": {"identities": 95, "expressions": 8, "views": 40, "azimuth": 90.0},
+}
+"""Options of `HeadsConfig` by the name of a preset."""
+
+
 @functools.lru_cache(maxsize=8)
 def _recipe(config: HeadsConfig) -> str:
     path = pathlib.Path(config.model)

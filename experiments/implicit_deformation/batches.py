@@ -73,17 +73,14 @@ def sample_table(
 def sample_coloured_table(
     config: TrainConfig, sampler: HeadSampler, colours: ColourSampler, table: dict, key
 ) -> dict:
-    """A coloured batch of people of the table, with their learned z_id and z_exp; `person` (S,)
-    names their rows of z_colour, which stage 3 learns.
-    """
+    """A coloured batch of people of the table; `index` (S,) names their expression rows."""
     sample = config.rendering.sample
 
     def one(key):
         k_row, k_points = jax.random.split(key)
         row, person, vertices = table_row(config, sampler, table, k_row)
-        codes = {"z_id": table["z_id"][person], "z_exp": table["z_exp"][row], "person": person}
         look = table["colour"][person]
-        return codes | head_colours.colour_points(
+        return {"index": row} | head_colours.colour_points(
             sampler, colours, sample, k_points, vertices, look
         )
 
@@ -113,7 +110,7 @@ def geometry_batch(config: TrainConfig, sampler: HeadSampler, table: dict | None
 def rendering_batch(
     config: TrainConfig, sampler: HeadSampler, colours: ColourSampler, table: dict | None, key
 ) -> dict:
-    """A batch of stage 3; `table` holds the codes of geometry that stage 2 has learned."""
+    """A batch of stage 3."""
     if table is not None:
         return sample_coloured_table(config, sampler, colours, table, key)
     batch = head_colours.sample_colours(sampler, colours, config.rendering.sample, key)

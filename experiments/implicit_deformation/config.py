@@ -8,6 +8,10 @@ from data_pipelines.head_points import SampleConfig
 from jaxrecon.systems.implicit_deformation import networks
 from jaxrecon.systems.implicit_deformation.losses import GeometryWeights
 
+STAGES = ("reference", "deformation", "rendering")
+SEEDS = 900_000
+"""Seeds of training are below this; people to measure on have seeds above."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -51,9 +55,19 @@ class TrainConfig:
     def __post_init__(self):
         if self.codes not in ("coefficients", "table"):
             raise ValueError(f"codes is {self.codes!r}; expected 'coefficients' or 'table'")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {SEEDS - 1}")
 
 
-_OURS = GeometryWeights(correspondence=0.5, volume=0.3)
+_OURS = GeometryWeights(
+    surface=5.0,
+    normal=0.2,
+    deformation=0.0,
+    surface_eikonal=0.05,
+    correspondence=10.0,
+    volume=0.3,
+)
+_FACE = SampleConfig(face_density=6.0, feature_density=3.0)
 
 PRESETS = {
     # Sec. 4.1: Adam 1e-3 on one scan, then 1e-4 with 32 instances a batch; 860 k points a scan are
@@ -72,11 +86,15 @@ PRESETS = {
         identities=95,
     ),
     # What works better on a CPU: known coefficients as codes, known correspondences, distances
-    # around the head.
+    # around the head, many people with few points each.
     "small": TrainConfig(
         network=networks.PRESETS["small"],
-        reference=Stage(1_500, 2e-3, sample=SampleConfig(heads=1, surface=2048, volume=1024)),
-        deformation=Stage(6_500, 2e-3, sample=SampleConfig(heads=8, surface=448, volume=192)),
+        reference=Stage(
+            1_000, 2e-3, sample=dataclasses.replace(_FACE, heads=1, surface=2048, volume=1024)
+        ),
+        deformation=Stage(
+            9_500, 2e-3, sample=dataclasses.replace(_FACE, heads=64, surface=56, volume=24)
+        ),
         rendering=Stage(1_500, 2e-3, sample=SampleConfig(heads=16, surface=384)),
         weights=_OURS,
     ),

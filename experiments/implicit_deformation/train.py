@@ -5,8 +5,9 @@
 Three stages (Sec. 3.3 and 4.1 of the paper): the reference shape, the deformation with codes, the
 rendering network. With `codes=table` all codes are learned, as in the paper: z_id and z_exp in
 stage 2, z_colour in stage 3; every person of the table has one albedo and lighting.
-Every stage saves under OUT/<stage>, is interrupted by SIGINT or SIGTERM without loss, and resumes
-when called again. `release.py` turns the result into weights.
+Every stage saves under OUT/<stage>, is interrupted by SIGINT, SIGTERM or `--minutes` without loss,
+and resumes when called again (exit code 0: finished, 130: call again). `release.py` turns the
+result into weights. Needs jax, flax, optax, orbax and numpy alone.
 
 Deviation: the rendering network is trained on coloured surface points, with the geometry fixed,
 not on traced pixels.
@@ -16,31 +17,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 import pathlib
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from data_pipelines import head_colours, head_points
+from data_pipelines.head_points import HeadSampler, SampleConfig
 from experiments.implicit_deformation.batches import (
     code_table,
     geometry_batch,
     reference_batch,
     rendering_batch,
 )
-from experiments.implicit_deformation.config import PRESETS, Stage, TrainConfig
+from experiments.implicit_deformation.config import PRESETS, STAGES, TrainConfig
+from experiments.implicit_deformation.objectives import (
+    held_out_batch,
+    held_out_errors,
+    initial_parameters,
+    stage_objective,
+)
 from jaxrecon.errors import InputError
 from jaxrecon.models.parametric.face import load_face_model
-from jaxrecon.systems.implicit_deformation import losses, networks
 from jaxrecon.training import loop, parallel
 from jaxrecon.training.checkpoints import Checkpoints
-from jaxrecon.training.state import TrainState, create_state
-from jaxrecon.training.step import train_step
-
-STAGES = ("reference", "deformation", "rendering")
+from jaxrecon.training.objectives import create_objectives_state, objectives_step
+from jaxrecon.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Arguments:
     model: pathlib.Path
     """Linear head model (.npz), such as ict_head.npz."""
     out: pathlib.Path
-    """Folder of the run: checkpoints, metrics.jsonl, config.json."""
+    """Folder of the run: checkpoints, metrics.jsonl, config.json, run.json."""
     preset: str = "small"
     """tiny, small or paper."""
     codes: str | None = None
@@ -58,139 +65,113 @@ class Arguments:
     steps: float = 1.0
     """Factor on the number of steps of every stage."""
     seed: int = 0
-    """Seed of initialisation and data."""
+    """Seed of initialisation and data, below 900,000; people to measure on have greater ones."""
     devices: int | None = None
     """Devices to train on; by default all, in stages whose number of heads divides by theirs."""
+    chunks: int | None = None
+    """Parts of a batch whose gradients are computed one after another; by default of
+    about 500 points each on a CPU, where that is faster, and the whole batch elsewhere."""
+    minutes: float | None = None
+    """Stop after this time from the start of the command, with all saved; exit code 130."""
 
 
-def make_optimiser(stage: Stage) -> optax.GradientTransformation:
-    """Adam, after a clip of the gradient's norm (a guard of ours)."""
-    rate = stage.rate
-    if stage.decay:
-        warm = min(100, stage.steps // 10)
-        rate = optax.warmup_cosine_decay_schedule(0.0, rate, warm, stage.steps, 0.01 * rate)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What changes how fast a run is, and its results by rounding alone."""
+
+    devices: int | None = None
+    """See `Arguments`."""
+    chunks: int | None = None
+    """See `Arguments`."""
+    deadline: float | None = None
+    """Of `loop.run`."""
+
+    def mesh(self, heads: int) -> jax.sharding.Mesh:
+        """The devices of a stage with `heads` heads a batch: those asked for, or one if it has
+        fewer heads; all if not asked, or one if its heads do not divide by theirs.
+
+        Raises:
+            InputError: there are fewer devices, or the heads do not divide by those asked for.
+        """
+        mesh, devices = parallel.make_mesh(self.devices), self.devices
+        if devices is not None and heads >= devices and heads % devices:
+            divisor = f"a divisor of the {heads} heads of a batch"
+            raise InputError(f"--devices {devices}", divisor, "")
+        return mesh if heads % mesh.size == 0 else parallel.make_mesh(1)
+
+    def parts(self, sample: SampleConfig, mesh: jax.sharding.Mesh) -> int:
+        """Chunks of a stage's batch on a mesh.
+
+        Raises:
+            InputError: the heads of a device do not divide by the chunks asked for.
+        """
+        own = sample.heads // mesh.size
+        if self.chunks is None:
+            if jax.default_backend() != "cpu":
+                return 1
+            # Activations of some 500 points stay in the caches of a CPU core: 1.5 times as fast.
+            each = sample.surface + sample.volume
+            return max(
+                d for d in range(1, own + 1) if own % d == 0 and (d == 1 or own // d * each >= 500)
+            )
+        if sample.heads == 1:
+            return 1
+        if self.chunks < 1 or own % self.chunks:
+            divisor = f"a divisor of the {own} heads of a device's batch"
+            raise InputError(f"--chunks {self.chunks}", divisor, "")
+        return self.chunks
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _initial_parameters(network: networks.Config, key: jax.Array) -> dict:
-    return networks.init(key, network)["params"]
+def run_sampler(config: TrainConfig, model: pathlib.Path) -> HeadSampler:
+    """The head model of a run, prepared for sampling."""
+    face = load_face_model(model)
+    modes = min(config.network.id_dim, face.identity.shape[0])
+    return head_points.make_sampler(face, config.deformation.sample, modes)
 
 
-def initial_parameters(config: TrainConfig) -> dict:
-    """{reference, deformation, rendering} at the start of a run."""
-    return _initial_parameters(config.network, jax.random.key(config.seed))
-
-
-def geometry_loss(config: TrainConfig, params: dict, batch: dict):
-    """Eq. 8, with codes from the batch or from the table in the parameters."""
-    if "index" in batch:
-        codes = params["codes"]
-        row = batch["index"]
-        batch = batch | {
-            "z_id": codes["z_id"][row // config.expressions],
-            "z_exp": codes["z_exp"][row],
-        }
-    weights = config.weights
-    if config.codes == "coefficients":  # known codes need no regulariser
-        weights = dataclasses.replace(weights, code=0.0)
-    return losses.geometry_loss(config.network, params, batch, weights)
-
-
-def rendering_loss(config: TrainConfig, geometry: dict, params: dict, batch: dict):
-    """Eq. 10 at the network's own surface points (one Newton step from the model's), and |z_c| of
-    Eq. 9 where z_colour is learned.
-    """
-    net, weights = config.network, losses.RenderWeights()
-    learned = "person" in batch
-    if learned:
-        batch = batch | {"z_colour": params["colour_codes"][batch["person"]]}
-
-    def one(z_id, z_exp, z_colour, points, views):
-        conditioning = networks.condition(geometry, jnp.concatenate([z_id, z_exp]))
-        values, gradients, _, _ = losses.surface_query(net, conditioning, points)
-        squared = jnp.maximum(jnp.sum(gradients**2, axis=-1), 0.1)
-        points = points - (values / squared)[:, None] * gradients
-        _, gradients, features, _ = losses.surface_query(net, conditioning, points)
-        points, normals, features = jax.lax.stop_gradient(
-            (points, losses.normalise(gradients), features)
-        )
-        layers = networks.condition_colour(params, z_colour)
-        return networks.colour(net, layers, points, normals, views, features)
-
-    predicted = jax.vmap(one)(
-        batch["z_id"], batch["z_exp"], batch["z_colour"], batch["points"], batch["views"]
-    )
-    rgb = losses.rgb_loss(predicted, batch["colours"], jnp.ones(predicted.shape[:-1]))
-    loss, metrics = weights.rgb * rgb, {"rgb": rgb / 3.0}
-    if learned:
-        metrics["code"] = jnp.mean(losses.safe_norm(batch["z_colour"]))
-        loss = loss + weights.code * metrics["code"]
-    return loss, metrics
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def held_out_errors(net: networks.Config, params: dict, batch: dict) -> dict:
-    """Surface error |s| / |gradient| (mm) and normal cosine at points of unseen people."""
-
-    def one(z_id, z_exp, points, normals):
-        conditioning = networks.condition(params, jnp.concatenate([z_id, z_exp]))
-        values, gradients, _, _ = losses.surface_query(net, conditioning, points)
-        error = jnp.abs(values) / losses.safe_norm(gradients) * head_points.HEAD_SCALE_MM
-        return error, jnp.sum(losses.normalise(gradients) * normals, axis=-1)
-
-    error, cosine = jax.vmap(one)(batch["z_id"], batch["z_exp"], batch["points"], batch["normals"])
-    return {
-        "held_out_mm": jnp.mean(error),
-        "held_out_median_mm": jnp.median(error),
-        "held_out_p95_mm": jnp.quantile(error, 0.95),
-        "held_out_cosine": jnp.mean(cosine),
-    }
-
-
-def stage_mesh(heads: int, devices: int | None) -> jax.sharding.Mesh:
-    """The devices of a stage with `heads` heads a batch: those asked for, or one if it has fewer
-    heads; all if not asked, or one if its heads do not divide by theirs.
-
-    Raises:
-        InputError: there are fewer devices, or the heads do not divide by those asked for.
-    """
-    mesh = parallel.make_mesh(devices)
-    if devices is not None and heads >= devices and heads % devices:
-        raise InputError(f"--devices {devices}", f"a divisor of the {heads} heads of a batch", "")
-    return mesh if heads % mesh.size == 0 else parallel.make_mesh(1)
+def stage_batch(config: TrainConfig, name: str, sampler: HeadSampler, model: pathlib.Path):
+    """key -> batch of a stage."""
+    if name == "reference":
+        return functools.partial(reference_batch, config, sampler)
+    table = code_table(config, sampler) if config.codes == "table" else None
+    if name == "deformation":
+        return functools.partial(geometry_batch, config, sampler, table)
+    colours = head_colours.make_colour_sampler(model)
+    return functools.partial(rendering_batch, config, sampler, colours, table)
 
 
 def run_stage(
     name: str,
     config: TrainConfig,
+    sampler: HeadSampler,
+    model: pathlib.Path,
     out: pathlib.Path,
     params: dict,
-    loss,
-    sample,
-    mesh: jax.sharding.Mesh,
-):
-    """One stage: (trained parameters, finished)."""
-    stage: Stage = getattr(config, name)
-    optimiser = make_optimiser(stage)
+    machine: Machine,
+) -> tuple[dict, bool]:
+    """One stage: (all parameters after it, finished)."""
+    stage = getattr(config, name)
+    mesh = machine.mesh(stage.sample.heads)
+    chunks = machine.parts(stage.sample, mesh)
+    objectives = [stage_objective(config, name)]
     key = jax.random.fold_in(jax.random.key(config.seed), STAGES.index(name))
-    state = parallel.replicate(create_state(params, optimiser, key), mesh)
+    state = parallel.replicate(create_objectives_state(params, objectives, key), mesh)
     checkpoints = Checkpoints(out / name)
-    step = parallel.jitted(functools.partial(train_step, loss, optimiser), mesh)
-    sample = jax.jit(sample)
+    step = parallel.jitted(functools.partial(objectives_step, objectives, chunks=chunks), mesh)
+    sample = jax.jit(stage_batch(config, name, sampler, model))
 
     def batches(start):
         while True:
             yield sample(jax.random.fold_in(jax.random.fold_in(key, 1), start))
             start += 1
 
-    def held_out(state: TrainState) -> dict:
-        batch = sample_held_out(state)
-        return {
-            k: float(v) for k, v in held_out_errors(config.network, state.params, batch).items()
-        }
+    measure = name == "deformation" and config.codes == "coefficients"
+    unseen = held_out_batch(config, sampler) if measure else None
 
-    sample_held_out = _held_out_batch(config, sample) if name == "deformation" else None
+    def held_out(state: TrainState) -> dict:
+        errors = held_out_errors(config.network, state.params, unseen)
+        return {k: float(v) for k, v in errors.items()}
+
     state, finished = loop.run(
         state,
         step,
@@ -199,119 +180,111 @@ def run_stage(
         name=name,
         checkpoints=checkpoints,
         metrics_file=out / "metrics.jsonl",
-        evaluate=held_out if sample_held_out and config.codes == "coefficients" else None,
+        evaluate=held_out if measure else None,
+        deadline=machine.deadline,
     )
     checkpoints.close()
     # Off the mesh: the next stage may have another.
     return jax.tree.map(jnp.asarray, jax.device_get(state.params)), finished
 
 
-def _held_out_batch(config: TrainConfig, sample):
-    batch = sample(jax.random.key(10_000 + config.seed))
-    return lambda state: batch
-
-
 def train(
-    config: TrainConfig, model: pathlib.Path, out: pathlib.Path, devices: int | None = None
+    config: TrainConfig, model: pathlib.Path, out: pathlib.Path, machine: Machine | None = None
 ) -> tuple[dict, bool]:
-    """All stages, resuming what is there: (parameters, finished).
-
-    Parameters are {reference, deformation, rendering}; with a table also codes {z_id, z_exp} and
-    colour_codes.
-    """
-    meshes = {name: stage_mesh(getattr(config, name).sample.heads, devices) for name in STAGES}
-    face = load_face_model(model)
-    sampler = head_points.make_sampler(
-        face,
-        config.deformation.sample,
-        identities=min(config.network.id_dim, face.identity.shape[0]),
-    )
-    params = initial_parameters(config)
-    part, finished = run_stage(
-        "reference",
-        config,
-        out,
-        stage_parameters("reference", params, None),
-        functools.partial(geometry_loss, config),
-        functools.partial(reference_batch, config, sampler),
-        meshes["reference"],
-    )
-    params |= part
-    if not finished:
-        return params, False
-
-    table = code_table(config, sampler) if config.codes == "table" else None
-    sample = functools.partial(geometry_batch, config, sampler, table)
-    part, finished = run_stage(
-        "deformation",
-        config,
-        out,
-        stage_parameters("deformation", params, table),
-        functools.partial(geometry_loss, config),
-        sample,
-        meshes["deformation"],
-    )
-    params |= part
-    if not finished:
-        return params, False
-    if table is not None:
-        table = table | params["codes"]
-    geometry = {k: params[k] for k in ("reference", "deformation")}
-    colours = head_colours.make_colour_sampler(model)
-    part, finished = run_stage(
-        "rendering",
-        config,
-        out,
-        stage_parameters("rendering", params, table),
-        functools.partial(rendering_loss, config, geometry),
-        functools.partial(rendering_batch, config, sampler, colours, table),
-        meshes["rendering"],
-    )
-    return params | part, finished
-
-
-def stage_parameters(name: str, params: dict, table: dict | None) -> dict:
-    """What a stage trains, at its start: networks, and the codes of the table."""
-    if name == "reference":
-        return {"reference": params["reference"]}
-    if name == "deformation":
-        part = {k: params[k] for k in ("reference", "deformation")}
-        return part if table is None else part | {"codes": {k: table[k] for k in ("z_id", "z_exp")}}
-    part = {"rendering": params["rendering"]}
-    return part if table is None else part | {"colour_codes": table["z_colour"]}
+    """All stages, resuming what is there: (parameters as `initial_parameters`, finished)."""
+    machine = machine or Machine()
+    for name in STAGES:  # bad requests before the first stage, not after it
+        sample = getattr(config, name).sample
+        machine.parts(sample, machine.mesh(sample.heads))
+    sampler = run_sampler(config, model)
+    params, finished = initial_parameters(config, sampler), True
+    for name in STAGES:
+        params, finished = run_stage(name, config, sampler, model, out, params, machine)
+        if not finished:
+            break
+    return params, finished
 
 
 def resolve(arguments: Arguments) -> TrainConfig:
-    """The preset with the command line's changes."""
+    """The preset with the command line's changes.
+
+    Raises:
+        InputError: values that no run can have.
+    """
     if arguments.preset not in PRESETS:
         raise InputError(f"--preset {arguments.preset}", f"one of {sorted(PRESETS)}", "choose one")
-    config = dataclasses.replace(PRESETS[arguments.preset], seed=arguments.seed)
-    if arguments.codes is not None:
-        config = dataclasses.replace(config, codes=arguments.codes)
+    config = PRESETS[arguments.preset]
     stages = {
         s: dataclasses.replace(
             getattr(config, s), steps=max(1, round(arguments.steps * getattr(config, s).steps))
         )
         for s in STAGES
     }
-    return dataclasses.replace(config, **stages)
+    codes = arguments.codes or config.codes
+    try:
+        return dataclasses.replace(config, seed=arguments.seed, codes=codes, **stages)
+    except ValueError as error:
+        raise InputError(str(error), "a configuration that can be trained") from error
+
+
+def describe_model(model: pathlib.Path) -> dict:
+    """{model, model_sha256} of a head model's file, as `run.json` holds them."""
+    return {"model": model.name, "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
+
+
+def record(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> None:
+    """Write OUT/config.json and OUT/run.json, or see that they agree with those there.
+
+    Raises:
+        InputError: the run was started with another configuration or another head model.
+    """
+    load_face_model(model)  # a file that is none must not be recorded
+    settings, data = out / "config.json", out / "run.json"
+    text, described = json.dumps(dataclasses.asdict(config), indent=1), describe_model(model)
+    if settings.exists() and settings.read_text() != text:
+        raise InputError(
+            f"{settings}: differs from this configuration",
+            "the configuration the run was started with",
+            "use another --out, or the same options",
+        )
+    if data.exists():
+        require_model(data, model)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, content in ((data, json.dumps(described, indent=1)), (settings, text)):
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(content)
+        os.replace(temporary, path)
+
+
+def require_model(data: pathlib.Path, model: pathlib.Path) -> None:
+    """See that `model` is the file that a run's `run.json` names.
+
+    Raises:
+        InputError: it is another, or `run.json` is damaged.
+    """
+    try:
+        before = json.loads(data.read_text())
+        name, digest = before["model"], before["model_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{data}: damaged", "the run.json of a training run") from error
+    if digest != describe_model(model)["model_sha256"]:
+        raise InputError(
+            f"{model}: not the head model of this run, which {data} names",
+            f"{name} with sha256 {digest}",
+            "give that file, or use another --out",
+        )
 
 
 def main(arguments: Arguments) -> int:
     """Run the training; exit code."""
+    deadline = None
+    if arguments.minutes is not None:
+        deadline = time.monotonic() + 60.0 * arguments.minutes
+    machine = Machine(arguments.devices, arguments.chunks, deadline)
     try:
         config = resolve(arguments)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(config), indent=1)
-        previous = arguments.out / "config.json"
-        if previous.exists() and previous.read_text() != text:
-            raise InputError(
-                f"{previous}: differs from this configuration",
-                "the configuration the run was started with",
-                "use another --out, or the same options",
-            )
-        previous.write_text(text)
-        _, finished = train(config, arguments.model, arguments.out, arguments.devices)
+        record(config, arguments.model, arguments.out)
+        _, finished = train(config, arguments.model, arguments.out, machine)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -320,6 +293,6 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    import tyro
+    from experiments.implicit_deformation.command_line import parse
 
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(parse(Arguments)))

@@ -60,6 +60,9 @@ def save_weights(path: str | pathlib.Path, tree: dict, header: dict[str, Any]) -
         path: without suffix.
         tree: nested dict of arrays.
         header: JSON-able: `network` (a config as dict), provenance, licence.
+
+    Raises:
+        ValueError: an array is not finite.
     """
     from safetensors.numpy import save
 
@@ -84,7 +87,7 @@ def save_weights(path: str | pathlib.Path, tree: dict, header: dict[str, Any]) -
 
 
 def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
-    """(nested dict of NumPy arrays, header) of `save_weights`.
+    """(nested dict of NumPy arrays, header) of `save_weights`; float16 arrays as float32.
 
     Args:
         path: with or without a suffix.
@@ -106,7 +109,10 @@ def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: larger than 1 GiB", "released weights")
     try:
-        tree = unflatten_tree(flat := load_file(arrays))
+        flat = load_file(arrays)
+        half = {k: v.astype(np.float32) for k, v in flat.items() if v.dtype == np.float16}
+        flat |= half
+        tree = unflatten_tree(flat)
         text = header.read_text(encoding="utf-8")
         information = json.loads(text, parse_constant=_refuse_constant)
     # AttributeError: dtypes that NumPy has not. RecursionError: nested JSON.

@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -42,25 +43,51 @@ def encode(x: Float[Array, "*n d"], config: Encoding) -> Float[Array, "*n e"]:
     return jnp.concatenate(blocks, axis=-1)
 
 
+# log1p(e) / e on [0, 1], highest power first: the Chebyshev fit of degree 8, to 2e-8.
+_LOG1P = tuple(
+    np.polynomial.Chebyshev.interpolate(lambda e: np.log1p(e) / e, deg=8, domain=[0.0, 1.0])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef[::-1]
+    .tolist()
+)
+
+
 @jax.custom_jvp
 def softplus100(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """softplus(100 x) / 100, the smooth ReLU of IDR and IGR.
 
-    The derivative is written as tanh: a train step with second-order terms is 2.25 times faster
-    than through `jax.nn.softplus`, with gradients equal to 1e-6. Linear beyond 100 x = 20, as
-    torch's Softplus is; only float64 can tell.
+    Value and derivatives are written with one exponential, for speed: a train step with
+    second-order terms is over twice as fast as through `jax.nn.softplus`, with gradients equal to
+    1e-6. Linear beyond 100 x = 20, as torch's Softplus is; only float64 can tell.
     """
-    value = jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-100.0 * jnp.abs(x))) / 100.0
-    return jnp.where(100.0 * x > 20.0, x, value) if x.dtype == jnp.float64 else value
+    e = jnp.exp(-100.0 * jnp.abs(x))
+    if x.dtype == jnp.float64:
+        return jnp.where(100.0 * x > 20.0, x, jnp.maximum(x, 0.0) + jnp.log1p(e) / 100.0)
+    series = jnp.full_like(e, _LOG1P[0])
+    for coefficient in _LOG1P[1:]:
+        series = series * e + coefficient
+    return jnp.maximum(x, 0.0) + 0.01 * e * series
+
+
+@jax.custom_jvp
+def _slope(x):
+    """Derivative of `softplus100`: the logistic function of 100 x."""
+    e = jnp.exp(-100.0 * jnp.abs(x))
+    slope = jnp.where(x > 0.0, 1.0, e) / (1.0 + e)
+    return jnp.where(100.0 * x > 20.0, 1.0, slope) if x.dtype == jnp.float64 else slope
 
 
 @softplus100.defjvp
 def _softplus100_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    slope = 0.5 + 0.5 * jnp.tanh(50.0 * x)
-    if x.dtype == jnp.float64:
-        slope = jnp.where(100.0 * x > 20.0, 1.0, slope)
-    return softplus100(x), slope * dx
+    return softplus100(x), _slope(x) * dx
+
+
+@_slope.defjvp
+def _slope_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    slope = _slope(x)
+    return slope, 100.0 * slope * (1.0 - slope) * dx
 
 
 ACTIVATIONS = {

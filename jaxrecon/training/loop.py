@@ -5,17 +5,15 @@ clean interruption.
 from __future__ import annotations
 
 import functools
-import json
-import math
 import pathlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 
+from jaxrecon.training import metrics
 from jaxrecon.training.checkpoints import Checkpoints
 from jaxrecon.training.state import TrainState
 
@@ -35,6 +33,7 @@ def run(
     metrics_file: pathlib.Path | None = None,
     evaluate: Hook | None = None,
     evaluate_every: int = 1000,
+    deadline: float | None = None,
 ) -> tuple[TrainState, bool]:
     """Train until `steps` steps are done.
 
@@ -47,45 +46,51 @@ def run(
         name: shown in progress and metrics.
         checkpoints: where to save and resume, or None.
         save_every, log_every, evaluate_every: in steps.
-        metrics_file: JSONL, one line per log, appended.
+        metrics_file: JSONL, one line per log, appended. Lines of `name` after the step the run
+            starts from are dropped first: a killed run may have logged beyond its last save.
         evaluate: state -> metrics of held-out data.
+        deadline: time of `time.monotonic` (s) after which no step begins, or None.
 
     Returns:
-        (state, finished): finished is False after SIGINT or SIGTERM, once the state has been saved.
+        (state, finished): finished is False after SIGINT, SIGTERM or the deadline, once the state
+        has been saved.
     """
     saved = None if checkpoints is None else checkpoints.latest()
     if checkpoints is not None and saved is not None and saved > int(state.step):
         state = checkpoints.restore(state)
-    start = done = int(state.step)
+    done = int(state.step)
+    if metrics_file is not None:
+        metrics.drop_after(metrics_file, name, done)
     stop = threading.Event()
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, functools.partial(_stop, stop))
-    began = time.monotonic()
+    progress = metrics.Progress(name, steps)
     try:
-        source = batches(start)
+        source = batches(done)
         while done < steps and not stop.is_set():
-            state, metrics = step(state, next(source))
+            if deadline is not None:
+                # Steps run behind their dispatch: without this wait, many may be under way.
+                jax.block_until_ready(state.step)
+                if time.monotonic() > deadline:
+                    break
+            state, values = step(state, next(source))
             done += 1
             due = evaluate is not None and (done % evaluate_every == 0 or done == steps)
             if due or done % log_every == 0 or done == steps:
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+                values = {k: float(v) for k, v in jax.device_get(values).items()}
                 if evaluate is not None and due:
                     values |= evaluate(state)
-                _report(
-                    name,
-                    done,
-                    steps,
-                    (time.monotonic() - began) / (done - start),
-                    values,
-                    metrics_file,
-                )
+                progress.show(done, values)
+                if metrics_file is not None:
+                    metrics.append(metrics_file, name, done, values)
             if checkpoints is not None and (done % save_every == 0 or done == steps):
                 checkpoints.save(state)
         if checkpoints is not None:
             checkpoints.save(state, wait=True)
     finally:
+        progress.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
     return state, done >= steps
@@ -96,20 +101,3 @@ def _stop(stop: threading.Event, *_) -> None:
     if stop.is_set():
         raise KeyboardInterrupt
     stop.set()
-
-
-def _report(name, done, steps, seconds, values, metrics_file) -> None:
-    left = seconds * (steps - done)
-    eta = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    text = " ".join(f"{k} {v:.4g}" for k, v in values.items())
-    end = "\r" if sys.stderr.isatty() and done < steps else "\n"
-    print(
-        f"{name} {done}/{steps}  {1 / seconds:.1f} steps/s  ETA {eta}  {text}",
-        file=sys.stderr,
-        end=end,
-    )
-    if metrics_file is not None:
-        with open(metrics_file, "a") as file:
-            # JSON has no NaN
-            plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            file.write(json.dumps({"stage": name, "step": done, **plain}) + "\n")

@@ -24,9 +24,10 @@ class Objective:
     """What is minimised, over what, and how."""
 
     name: str
-    """Unique within a step; prefixes its metrics."""
+    """Unique within a step; prefixes its metrics where there are several objectives."""
     loss: Loss
-    """(all parameters, batch) -> (scalar, metrics), a mean over the batch."""
+    """As in `train_step`, of all parameters: (params, batch) -> (scalar, metrics), means over the
+    batch."""
     optimiser: optax.GradientTransformation
     """Sees the trained parameters only."""
     trainable: tuple[str, ...] | None = None
@@ -70,11 +71,14 @@ def _split(objective: Objective, params: Any) -> tuple[Any, dict]:
 
 
 def create_objectives_state(
-    params: Mapping, objectives: Sequence[Objective], key: jax.Array
+    params: Mapping,
+    objectives: Sequence[Objective],
+    key: jax.Array,
+    batch_stats: Mapping | None = None,
 ) -> TrainState:
     """A fresh state whose `opt_state` is {name: state of that objective's optimiser}.
 
-    Parameters and key are copied, as in `state.create_state`.
+    All is copied, as in `state.create_state`.
 
     Raises:
         InputError: two objectives share a name, or one trains what is not there.
@@ -82,35 +86,42 @@ def create_objectives_state(
     names = [objective.name for objective in objectives]
     if len(set(names)) < len(names) or not names:
         raise InputError(f"objectives named {names}", "one or more, with different names", "")
-    params, key = jax.tree.map(jnp.copy, dict(params)), jnp.copy(key)
+    params, stats, key = jax.tree.map(jnp.copy, (dict(params), dict(batch_stats or {}), key))
     opt_state = {o.name: o.optimiser.init(_split(o, params)[0]) for o in objectives}
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, stats)
 
 
 def objectives_step(
-    objectives: Sequence[Objective], state: TrainState, batch: dict, axis_name: str | None = None
+    objectives: Sequence[Objective],
+    state: TrainState,
+    batch: dict,
+    axis_name: str | None = None,
+    chunks: int = 1,
 ) -> tuple[TrainState, dict]:
     """One `train_step` of each objective in turn, on one batch; counts as one step.
 
     Args:
-        objectives: in order; each sees the parameters that the one before has left.
+        objectives: in order; each sees the parameters and batch statistics that the one before
+            has left.
         state: of `create_objectives_state`.
         batch: leaves with a leading batch axis.
-        axis_name: as in `train_step`.
+        axis_name, chunks: as in `train_step`.
 
     Returns:
-        (state after, metrics named `objective/metric`).
+        (state after, metrics, named `objective/metric` where there are several objectives).
     """
-    params, opt_state, metrics = state.params, dict(state.opt_state), {}
+    params, stats = state.params, state.batch_stats
+    opt_state, metrics = dict(state.opt_state), {}
     for objective in objectives:
         trained, frozen = _split(objective, params)
 
-        def loss(trained, batch, objective=objective, frozen=frozen):
-            return objective.loss(merge(trained, frozen) if frozen else trained, batch)
+        def loss(trained, *rest, objective=objective, frozen=frozen):
+            return objective.loss(merge(trained, frozen) if frozen else trained, *rest)
 
-        part = TrainState(state.step, trained, opt_state[objective.name], state.key)
-        part, values = train_step(loss, objective.optimiser, part, batch, axis_name)
+        part = TrainState(state.step, trained, opt_state[objective.name], state.key, stats)
+        part, values = train_step(loss, objective.optimiser, part, batch, axis_name, chunks)
         params = merge(part.params, frozen) if frozen else part.params
-        opt_state[objective.name] = part.opt_state
-        metrics |= {f"{objective.name}/{name}": value for name, value in values.items()}
-    return TrainState(state.step + 1, params, opt_state, state.key), metrics
+        opt_state[objective.name], stats = part.opt_state, part.batch_stats
+        prefix = f"{objective.name}/" if len(objectives) > 1 else ""
+        metrics |= {f"{prefix}{name}": value for name, value in values.items()}
+    return TrainState(state.step + 1, params, opt_state, state.key, stats), metrics

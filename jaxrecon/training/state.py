@@ -23,11 +23,16 @@ class TrainState:
     """state of the optimiser"""
     key: Any
     """typed PRNG key of the run; step keys are folded in, so that a resumed run draws the same"""
+    batch_stats: Any = dataclasses.field(default_factory=dict)
+    """running statistics of batch normalisation; empty for networks without"""
 
 
 def create_state(
-    params: Any, optimiser: optax.GradientTransformation, key: jax.Array
+    params: Any,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    batch_stats: Any = None,
 ) -> TrainState:
-    """A fresh state. Parameters and key are copied: donated steps must not delete the caller's."""
-    params, key = jax.tree.map(jnp.copy, params), jnp.copy(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), key)
+    """A fresh state. All is copied: donated steps must not delete the caller's."""
+    params, key, stats = jax.tree.map(jnp.copy, (params, key, batch_stats or {}))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), key, stats)

@@ -49,7 +49,8 @@ def _equal(a, b):
 def test_round_trip(saved):
     for path in (saved, f"{saved}.safetensors", f"{saved}.json"):
         tree, header = load_weights(path)
-        _equal(tree, TREE)
+        # half precision is of files alone
+        _equal(tree, TREE | {"half": TREE["half"].astype(np.float32)})
         assert header == {"format": "jaxrecon-weights-1", "network": "x", "note": [1, None]}
     assert sorted(p.name for p in saved.parent.iterdir()) == ["net.v1.json", "net.v1.safetensors"]
 

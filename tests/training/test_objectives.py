@@ -110,7 +110,7 @@ def test_one_objective_over_everything_is_the_train_step():
     plain = create_state(PARAMS, optimiser, KEY)
     after, metrics = jax.jit(functools.partial(objectives_step, whole))(state, batch())
     expected, others = jax.jit(functools.partial(train_step, game, optimiser))(plain, batch())
-    assert metrics["all/loss"] == others["loss"]
+    assert metrics["loss"] == others["loss"]
     for name, value in flat(after.params).items():
         np.testing.assert_array_equal(value, flat(expected.params)[name])
 
@@ -144,3 +144,19 @@ def test_names_are_unique_and_not_missing(names):
     objectives = [Objective(name, game, optax.sgd(0.1)) for name in names]
     with pytest.raises(InputError, match="objectives named"):
         create_objectives_state(PARAMS, objectives, KEY)
+
+
+def test_objectives_pass_statistics_on():
+    """The second objective normalises by what the first has left."""
+
+    def counting(params, batch_stats, batch):
+        value, metrics = game(params, batch)
+        return value, (metrics | {"seen": batch_stats["n"]}, {"n": batch_stats["n"] + 1.0})
+
+    players = [
+        Objective("g", counting, optax.sgd(0.1), ("generator",)),
+        Objective("c", counting, optax.sgd(0.1), ("critic",)),
+    ]
+    state = create_objectives_state(PARAMS, players, KEY, {"n": jnp.float32(5.0)})
+    after, metrics = jax.jit(functools.partial(objectives_step, players))(state, batch())
+    assert metrics["g/seen"] == 5 and metrics["c/seen"] == 6 and after.batch_stats["n"] == 7

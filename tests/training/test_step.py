@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrecon.training import parallel
 from jaxrecon.training.state import create_state
 from jaxrecon.training.step import train_step
 
@@ -81,3 +82,82 @@ def test_a_fresh_state_survives_donation(problem):
     donating = jax.jit(functools.partial(train_step, loss, OPTIMISER), donate_argnums=0)
     donating(again, batch)
     assert np.isfinite(state.params["w"]).all() and state.step == 0
+
+
+def test_chunks_take_the_step_of_the_whole_batch(problem):
+    state, batch = problem
+    whole, expected = step(state, batch)
+
+    def mean_loss(params, batch):
+        value, _ = loss(params, batch)
+        return value, {"again": 2.0 * value}
+
+    for chunks in (2, 4, 16):
+        some = jax.jit(functools.partial(train_step, mean_loss, OPTIMISER, chunks=chunks))
+        after, metrics = some(state, batch)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5), after.params, whole.params
+        )
+        for name in ("loss", "gradient_norm", "skipped"):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(metrics["again"], 2.0 * expected["loss"], rtol=1e-5)
+    with pytest.raises(ValueError, match="3 chunks"):
+        train_step(mean_loss, OPTIMISER, state, batch, chunks=3)
+
+
+def test_chunks_of_eight_devices_take_the_step_of_one(problem):
+    """Every chunk holds an example of each device: nothing moves between them but gradients."""
+    state, batch = problem
+    whole, _ = step(state, batch)
+    mesh = parallel.make_mesh(8)
+
+    def mean_loss(params, batch):
+        return loss(params, batch)[0], {}
+
+    two = parallel.jitted(functools.partial(train_step, mean_loss, OPTIMISER, chunks=2), mesh)
+    after, _ = two(parallel.replicate(state, mesh), batch)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), after.params, whole.params
+    )
+
+
+def normalised_loss(params, batch_stats, batch):
+    """A batch-normalised linear fit, with its statistics running at a tenth."""
+    mean = jnp.mean(batch["x"], axis=0)
+    predicted = (batch["x"] - mean[None]) @ params["w"] + params["b"]
+    running = 0.9 * batch_stats["mean"] + 0.1 * mean
+    value = jnp.mean((predicted - batch["y"]) ** 2)
+    return value, ({"offset": jnp.mean(predicted)}, {"mean": running})
+
+
+def test_batch_statistics_run_along(problem):
+    plain, batch = problem
+    start = {"mean": jnp.array([1.0, 2.0, 3.0])}
+    state = create_state(plain.params, OPTIMISER, plain.key, start)
+    after, metrics = jax.jit(functools.partial(train_step, normalised_loss, OPTIMISER))(
+        state, batch
+    )
+    expected = 0.9 * np.array([1.0, 2.0, 3.0]) + 0.1 * np.float64(batch["x"]).mean(0)
+    np.testing.assert_allclose(after.batch_stats["mean"], expected, rtol=1e-6)
+    assert {"loss", "offset", "gradient_norm", "skipped"} == set(metrics)
+    assert np.abs(np.asarray(after.params["w"] - plain.params["w"])).max() > 0
+    # a bad batch changes no statistics either
+    bad, metrics = train_step(
+        normalised_loss, OPTIMISER, state, batch | {"y": batch["y"].at[0].set(np.nan)}
+    )
+    assert metrics["skipped"] == 1
+    np.testing.assert_array_equal(bad.batch_stats["mean"], start["mean"])
+    with pytest.raises(ValueError, match="normalised by itself"):
+        train_step(normalised_loss, OPTIMISER, state, batch, chunks=2)
+
+
+def test_batch_statistics_are_averaged_over_devices(problem):
+    plain, batch = problem
+    state = create_state(plain.params, OPTIMISER, plain.key, {"mean": jnp.zeros(3)})
+    many = parallel.pmapped(
+        functools.partial(train_step, normalised_loss, OPTIMISER, axis_name=parallel.AXIS), 8,
+        donate=False,
+    )  # fmt: skip
+    after, _ = many(state, parallel.split_batch(batch, 8))
+    expected = 0.1 * np.float64(batch["x"]).mean(0)
+    np.testing.assert_allclose(after.batch_stats["mean"], expected, atol=1e-6)

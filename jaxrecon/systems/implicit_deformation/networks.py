@@ -127,7 +127,7 @@ PRESETS = {
         colour_dim=56,
         features=64,
         reference_hidden=(160,) * 4,
-        deformation_hidden=(128,) * 4,
+        deformation_hidden=(192,) * 4,
         rendering_hidden=(128,) * 3,
         encoding=SMALL_ENCODING,
         code_everywhere=True,
@@ -193,14 +193,21 @@ def geometry(
     return out[..., 0], (out[..., 1:], offsets)
 
 
-def level_set(
+def signed_distance(
     config: Config, conditioning: dict, points: Float[Array, "*n 3"]
-) -> Float[Array, "*n"]:
-    """Signed distance alone; the feature outputs are not computed."""
+) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"]]:
+    """(s, delta x) at canonical points, Eq. 2; the feature outputs are not computed."""
     offsets = deform(config, conditioning, points)
     *hidden, last = conditioning["reference"]
     layers = [*hidden, {"kernel": last["kernel"][:, :1], "bias": last["bias"][:1]}]
-    return implicit.evaluate(config.reference, layers, points + offsets)[..., 0]
+    return implicit.evaluate(config.reference, layers, points + offsets)[..., 0], offsets
+
+
+def level_set(
+    config: Config, conditioning: dict, points: Float[Array, "*n 3"]
+) -> Float[Array, "*n"]:
+    """Signed distance alone."""
+    return signed_distance(config, conditioning, points)[0]
 
 
 def colour(
