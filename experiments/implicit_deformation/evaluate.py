@@ -61,7 +61,8 @@ def mean_head(model: pathlib.Path, folder: pathlib.Path, expression: int) -> Mes
         raise InputError(f"{folder}: no 3D landmarks", "landmarks.json with landmarks3d")
     known = np.isfinite(landmarks).all(1)
     mean = np.asarray(face.mean, np.float64)
-    s, R, t = procrustes_host(mean[np.asarray(face.landmarks)][known], landmarks[known], scale=True)
+    marks = np.asarray(face.landmark_points(mean), np.float64)
+    s, R, t = procrustes_host(marks[known], landmarks[known], scale=True)
     return Mesh(s * mean @ R.T + t, np.asarray(face.faces, np.int64))
 
 

@@ -3,8 +3,8 @@
     python -m experiments.implicit_deformation.held_out --model ict_head.npz --people 64
 
 Random identities and expressions that training cannot have seen (another seed); |s| / |gradient| at
-area-uniform points of the canonical box, all of them and those within 95 mm of the nose tip. The
-baseline is the mean head: the same points against the reference surface. Codes are the model's
+area-uniform points of the canonical box, all of them and those within 95 mm of the nose tip; what no
+view shows (`data_pipelines.head_exposure`) counts with `--hidden` only. The baseline is the mean head: the same points against the reference surface. Codes are the model's
 coefficients, so this measures the networks alone (nothing is fitted).
 """
 
@@ -39,6 +39,8 @@ class Arguments:
     """How many; each with a random expression."""
     points: int = 2000
     """Surface points of each."""
+    hidden: bool = False
+    """Count hidden surface too: backs of eyeballs, folds of lids and lips."""
     seed: int = 987_654
     """Of the people; training uses small seeds."""
 
@@ -52,7 +54,7 @@ def main(arguments: Arguments) -> int:
         print(error, file=sys.stderr)
         return 2
     net, sample = prior.config, head_points.SampleConfig(heads=1, surface=arguments.points)
-    sample = dataclasses.replace(sample, face_density=1.0, volume=2)
+    sample = dataclasses.replace(sample, face_density=1.0, volume=2, hidden=arguments.hidden)
     identities = min(net.id_dim, face.identity.shape[0])
     sampler = head_points.make_sampler(face, sample, identities)
 

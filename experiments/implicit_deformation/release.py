@@ -100,7 +100,7 @@ def latent_space(config: TrainConfig, params: dict, sampler, colours, arguments:
     @jax.jit
     def marks(identity, expression):
         vertices = jax.vmap(functools.partial(head_points.canonical_vertices, sampler))
-        return vertices(identity, expression)[:, sampler.landmarks]
+        return head_points.landmark_points(sampler, vertices(identity, expression))
 
     chunks = [
         marks(identity[i : i + 64], expression[i : i + 64]) for i in range(0, len(identity), 64)
