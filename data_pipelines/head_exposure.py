@@ -44,14 +44,16 @@ def exposed_faces(
     directions: tuple[tuple[float, float], ...] = FRONT,
     size: int = 512,
 ) -> Bool[Array, "f"]:
-    """Faces that the z-buffer of some head and direction shows from their outer side, and the faces
-    that touch those (small ones cover no pixel's centre).
+    """Faces that the z-buffer of some head and direction shows from their outer side.
+
+    Their hidden neighbours are left out on purpose: the inner sides of the lids face the eyeballs,
+    and points behind the eyes would take them for the nearest surface, seen from outside.
 
     Args:
         heads: vertices of n heads in canonical space (1 unit = 150 mm).
         faces: (f, 3) vertex indices, counter-clockwise from outside.
         directions: (azimuth, elevation), degrees, 0 in front (static).
-        size: pixels a side of the z-buffer (static).
+        size: pixels a side of the z-buffer (static); faces that cover no pixel's centre are missed.
     """
     count = faces.shape[0]
     cameras = orbit(directions, size)
@@ -68,7 +70,4 @@ def exposed_faces(
     def of_head(vertices):
         return jnp.any(jax.lax.map(lambda c: of_view(vertices, c), cameras), axis=0)
 
-    shown = jnp.any(jax.lax.map(of_head, heads), axis=0)
-    corners = jnp.where(shown[:, None], faces, heads.shape[1])
-    touched = jnp.zeros(heads.shape[1] + 1, bool).at[corners].set(True)[:-1]
-    return jnp.any(touched[faces], axis=1)
+    return jnp.any(jax.lax.map(of_head, heads), axis=0)

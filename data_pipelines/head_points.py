@@ -41,7 +41,8 @@ class SampleConfig:
     surface: int = 640
     """Surface points of each (N)."""
     volume: int = 384
-    """Points off the surface of each (M): uniform, and near it."""
+    """Points off the surface of each (M): half uniform, a quarter near it, a quarter just below
+    it."""
     face_density: float = 3.0
     """Density of surface points within 95 mm of the nose tip, relative to the rest."""
     feature_density: float = 1.0
@@ -214,10 +215,16 @@ def sample_points(sampler: HeadSampler, config: SampleConfig, key: Array, vertic
     points = jnp.einsum("nc,ncx->nx", bary, corners)
     normals = jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    half = config.volume // 2
+    half, quarter = config.volume // 2, config.volume // 4
     uniform = jax.random.uniform(k_uniform, (config.volume - half, 3), minval=-1.0, maxval=1.0)
-    spread = 0.06 * jax.random.normal(k_near, (half, 3))
-    uniform = jnp.concatenate([uniform, jnp.clip(points[:half] + spread, -1.0, 1.0)])
+    spread = 0.06 * jax.random.normal(k_near, (half - quarter, 3))
+    near = jnp.clip(points[: half - quarter] + spread, -1.0, 1.0)
+    # Just below the skin, where the distance is known: without these the field may turn positive
+    # again behind a thin sheet (it did behind the eyes).
+    depth = jax.random.uniform(jax.random.fold_in(k_near, 1), (quarter, 1), minval=0.5, maxval=2.0)
+    depth = depth / HEAD_SCALE_MM
+    inner = points[half - quarter : half] - depth * normals[half - quarter : half]
+    uniform = jnp.concatenate([uniform, near, inner])
     # The surface samples themselves estimate the distance: within their spacing of the truth, with
     # the sign of the nearest normal. Grazing points (the rims of mouth, eyes and neck) tell no
     # side and are left out.
@@ -241,13 +248,16 @@ def sample_points(sampler: HeadSampler, config: SampleConfig, key: Array, vertic
         jnp.linalg.norm(normal, axis=1) * distance, 1e-9
     )
     known = (jnp.abs(along) > 0.5) & (distance > 0.02)
+    tolerance = jnp.where(known, 0.02 + 0.1 * distance, 1e6)
+    below = jnp.arange(config.volume) >= config.volume - quarter
+    shallow = jnp.concatenate([jnp.zeros(config.volume - quarter), depth[:, 0]])
     return {
         "points": points,
         "normals": normals,
         "reference_points": jnp.einsum("nc,ncx->nx", bary, sampler.mean[triangles]),
         "uniform": uniform,
-        "distance": jnp.sign(along) * distance,
-        "distance_tolerance": jnp.where(known, 0.02 + 0.1 * distance, 1e6),
+        "distance": jnp.where(below, -shallow, jnp.sign(along) * distance),
+        "distance_tolerance": jnp.where(below, 0.3 * shallow, tolerance),
     }
 
 

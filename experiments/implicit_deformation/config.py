@@ -65,9 +65,9 @@ _OURS = GeometryWeights(
     deformation=0.0,
     surface_eikonal=0.05,
     correspondence=10.0,
-    volume=0.3,
+    volume=10.0,
 )
-_FACE = SampleConfig(face_density=6.0, feature_density=3.0)
+_FACE = SampleConfig(face_density=6.0, feature_density=8.0)
 
 PRESETS = {
     # Sec. 4.1: Adam 1e-3 on one scan, then 1e-4 with 32 instances a batch; 860 k points a scan are
@@ -93,9 +93,9 @@ PRESETS = {
             1_000, 2e-3, sample=dataclasses.replace(_FACE, heads=1, surface=2048, volume=1024)
         ),
         deformation=Stage(
-            9_500, 2e-3, sample=dataclasses.replace(_FACE, heads=64, surface=56, volume=24)
+            12_000, 2e-3, sample=dataclasses.replace(_FACE, heads=64, surface=56, volume=24)
         ),
-        rendering=Stage(1_500, 2e-3, sample=SampleConfig(heads=16, surface=384)),
+        rendering=Stage(2_000, 2e-3, sample=SampleConfig(heads=16, surface=384)),
         weights=_OURS,
     ),
     "tiny": TrainConfig(

@@ -3,9 +3,10 @@
     python -m experiments.implicit_deformation.held_out --model ict_head.npz --people 64
 
 Random identities and expressions that training cannot have seen (another seed); |s| / |gradient| at
-area-uniform points of the canonical box, all of them and those within 95 mm of the nose tip; what no
-view shows (`data_pipelines.head_exposure`) counts with `--hidden` only. The baseline is the mean head: the same points against the reference surface. Codes are the model's
-coefficients, so this measures the networks alone (nothing is fitted).
+area-uniform points of the canonical box, all of them and those within 95 mm of the nose tip; what
+no view shows (`data_pipelines.head_exposure`) counts with `--hidden` only. The baseline is the mean
+head: the same points against the reference surface. Codes are the model's coefficients, so this
+measures the networks alone (nothing is fitted).
 """
 
 from __future__ import annotations

@@ -198,3 +198,14 @@ def test_features_are_drawn_more_densely(model):
 
     plain, dense = share(1.0), share(4.0)
     assert abs(dense / (1 - dense) / (plain / (1 - plain)) - 4.0) < 1.0
+
+
+def test_points_just_below_the_skin_are_inside_at_known_depths(ball):
+    quarter = CONFIG.volume // 4
+    inner = ball["uniform"][:, -quarter:]
+    depth = RADIUS - np.linalg.norm(inner, axis=-1)
+    assert (depth > 0.4 / HEAD_SCALE_MM).all() and (depth < 2.2 / HEAD_SCALE_MM).all()
+    given = -ball["distance"][:, -quarter:]
+    # The triangles lie up to 0.15 mm below the sphere.
+    assert np.abs(given - depth).max() < 0.2 / HEAD_SCALE_MM
+    np.testing.assert_allclose(ball["distance_tolerance"][:, -quarter:], 0.3 * given, rtol=1e-5)
