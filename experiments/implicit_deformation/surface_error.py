@@ -2,7 +2,8 @@
 
 A linear head model is open at the neck and nested at eyes and mouth: eyeballs go on behind the
 skin, lids and lips fold in. No closed head has these parts, and no scanner sees them. A point is
-`seen` when at least one of many directions of its normal's hemisphere leaves the head freely.
+`seen` when at least one of many directions of its normal's hemisphere leaves the head freely; the
+rims of neck, mouth and eyes are closed for that, or the inside would be seen through them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.morphable_heads.head import boundary_loops
 from jaxrecon.geometry.distances import SurfaceTree
 from jaxrecon.geometry.mesh import sample_surface
 from jaxrecon.types import Mesh
@@ -71,6 +73,16 @@ def scan_points(truth: TruePoints, rng: np.random.Generator, count: int, face_de
     return truth.points[picked].astype(np.float32), truth.normals[picked].astype(np.float32)
 
 
+def close_rims(mesh: Mesh) -> Mesh:
+    """The mesh with a fan about its middle over every open rim."""
+    vertices, faces = [mesh.vertices], [mesh.faces]
+    for i, loop in enumerate(boundary_loops(mesh.faces)):
+        vertices.append(mesh.vertices[loop].mean(0, keepdims=True))
+        middle = np.full_like(loop, len(mesh.vertices) + i)
+        faces.append(np.stack([np.roll(loop, -1), loop, middle], axis=1))
+    return Mesh(np.concatenate(vertices), np.concatenate(faces))
+
+
 def visible(
     mesh: Mesh, points: np.ndarray, normals: np.ndarray, rng: np.random.Generator, offset: float
 ) -> np.ndarray:
@@ -79,7 +91,8 @@ def visible(
     """
     import trimesh
 
-    rays = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).ray
+    closed = close_rims(mesh)
+    rays = trimesh.Trimesh(closed.vertices, closed.faces, process=False).ray
     seen = np.zeros(len(points), bool)
     for _ in range(_DIRECTIONS):
         left = np.flatnonzero(~seen)

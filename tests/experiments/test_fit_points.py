@@ -255,3 +255,22 @@ def test_the_table_prints_both_ratios_also_where_the_baseline_wins():
     assert "ratio to the linear model: median 0.875, largest 1.250" in line
     bare = [r | {"mean_head": None, "linear_model": None} for r in table]
     assert "ratio" not in evaluate.summary(bare)[0] and "nan" in evaluate._line(bare[0])
+
+
+def test_the_inside_is_not_seen_through_an_open_rim():
+    """A ball in a bowl whose rim points down: without the fan the ball shows from below."""
+    trimesh = pytest.importorskip("trimesh")
+    bowl = trimesh.creation.icosphere(subdivisions=3, radius=0.6)
+    bowl.update_faces(bowl.triangles_center[:, 1] > -0.3)
+    bowl.remove_unreferenced_vertices()
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.2)
+    both = trimesh.util.concatenate([bowl, ball])
+    mesh = Mesh(np.asarray(both.vertices, np.float64), np.asarray(both.faces, np.int64))
+    closed = surface_error.close_rims(mesh)
+    assert len(closed.vertices) == len(mesh.vertices) + 1
+    truth = surface_error.true_points(
+        mesh, np.zeros(3), np.random.default_rng(0), 2000, unit_mm=150.0
+    )
+    inside = np.linalg.norm(truth.points, axis=1) < 0.4
+    assert inside.any() and not truth.seen[inside].any()
+    assert truth.seen[~inside].all()
