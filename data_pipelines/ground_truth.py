@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import numpy as np
 
+from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.models.parametric.face import LinearFaceModel
 from jaxrecon.models.parametric.head_file import read_head
 
@@ -14,10 +14,17 @@ OUTER_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
 """Parts of the ground truth: the outer skin and the eyeballs, without the mouth's interior and
 the sockets.
 """
-LICENCE = (
-    "Geometry derived from ICT-FaceKit: MIT License, Copyright (c) 2020 USC Institute for Creative "
-    "Technologies. Renderings, cameras and albedo: as the rest of this repository."
-)
+
+
+def licence_of(path: pathlib.Path) -> str:
+    """One line on the licence of what is rendered from a head model: the one its file names."""
+    with np.load(path, allow_pickle=False) as archive:
+        known = str(archive["licence"]) if "licence" in archive.files else "see its source"
+    text = " ".join(known.encode("ascii", "replace").decode().split())
+    return (
+        f"Geometry derived from the head model {path.name}, licence: {text}. "
+        "Renderings, cameras and albedo: as the rest of this repository."
+    )
 
 
 def outer_surface(
@@ -63,8 +70,10 @@ def _compact(points, rgb, faces):
     return points[used], rgb[used], flat.reshape(-1, 3)
 
 
-def write_ply(path: pathlib.Path, points: np.ndarray, rgb: np.ndarray, faces: np.ndarray) -> None:
-    """A binary PLY of float positions and uchar colours."""
+def write_ply(
+    path: pathlib.Path, points: np.ndarray, rgb: np.ndarray, faces: np.ndarray, licence: str
+) -> None:
+    """A binary PLY of float positions and uchar colours, with its licence as a comment."""
     vertex = np.empty(len(points), [("p", "<f4", 3), ("c", "u1", 3)])
     vertex["p"], vertex["c"] = points, np.round(np.clip(rgb, 0, 1) * 255)
     face = np.empty(len(faces), [("n", "u1"), ("i", "<i4", 3)])
@@ -72,16 +81,9 @@ def write_ply(path: pathlib.Path, points: np.ndarray, rgb: np.ndarray, faces: np
     header = (
         "ply\nformat binary_little_endian 1.0\n"
         "comment millimetres; +x subject left, +y up, +z front\n"
-        f"comment {LICENCE}\n"
+        f"comment {licence}\n"
         f"element vertex {len(points)}\nproperty float x\nproperty float y\nproperty float z\n"
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
     write_whole(path, header.encode() + vertex.tobytes() + face.tobytes())
-
-
-def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """All of `data` at `path`, or no change there."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

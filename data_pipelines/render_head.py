@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.ground_truth import LICENCE, outer_surface, write_ply, write_whole
+from data_pipelines.ground_truth import licence_of, outer_surface, write_ply
 from data_pipelines.head_cameras import sample_cameras, visible_points
 from data_pipelines.lighting import sample_lighting, shade
 from data_pipelines.procedural_albedo import (
@@ -34,14 +34,11 @@ from data_pipelines.procedural_albedo import (
 )
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.mesh import vertex_normals
+from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
 from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
 from jaxrecon.types import Cameras
 
-SOURCE = (
-    "ICT-FaceKit (ICT-VGL/ICT-FaceKit, MIT, (c) 2020 USC Institute for Creative Technologies), "
-    "sampled; procedural albedo and lighting"
-)
 NOSE_TIP = 30
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
@@ -221,6 +218,7 @@ def render_subject(
                 "t": _rounded(cameras.t[i], 6),
             }
         )
+    licence = licence_of(path)
     for e, shape in enumerate(shapes):
         nose = landmarks[e, NOSE_TIP]
         mesh = outer_surface(
@@ -232,7 +230,7 @@ def render_subject(
             config.crop_radius,
             config.max_faces,
         )
-        write_ply(out / _mesh_name(e), *mesh)
+        write_ply(out / _mesh_name(e), *mesh, licence)
 
     _write_json(
         out / "cameras.json",
@@ -265,8 +263,8 @@ def render_subject(
     _write_json(
         out / "meta.json",
         {
-            "source": SOURCE,
-            "licence": LICENCE,
+            "source": f"{path.name}, sampled; procedural albedo and lighting",
+            "licence": licence,
             "seed": seed,
             "real": False,
             "options": dataclasses.asdict(config),

@@ -19,7 +19,6 @@ most, and prints the held-out error of each K beside the linear model's own trun
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 
@@ -44,6 +43,7 @@ from jaxrecon.fitting.problem import FieldFunctions
 from jaxrecon.geometry.distances import point_to_surface
 from jaxrecon.geometry.extraction import extract
 from jaxrecon.geometry.mesh import face_components, largest_component, sample_surface
+from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.models.parametric.face import LinearFaceModel, load_face_model
 from jaxrecon.pipelines.priors import Prior, load_prior
 from jaxrecon.types import Mesh, field
@@ -191,9 +191,7 @@ def main(arguments: Arguments) -> int:
     text = json.dumps(rounded(numbers))
     print(text)
     if arguments.out is not None:
-        temporary = arguments.out.with_name(f".{arguments.out.name}.tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, arguments.out)
+        write_whole(arguments.out, (text + "\n").encode())
     return 0
 
 

@@ -22,10 +22,10 @@ import numpy as np
 
 from data_pipelines import head_points
 from experiments.implicit_deformation.batches import pad
+from experiments.implicit_deformation.objectives import point_errors
 from jaxrecon.errors import InputError
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.pipelines import implicit_deformation as pipeline
-from jaxrecon.systems.implicit_deformation import losses, networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,8 @@ def main(arguments: Arguments) -> int:
         near = jnp.linalg.norm(batch["points"] - vertices[sampler.landmarks[30]][None], axis=1)
         results = []
         for z in (code, None):
-            conditioning = networks.condition(prior.params, z)
-            values, gradients, _, _ = losses.surface_query(net, conditioning, batch["points"])
-            error = prior.unit_mm * jnp.abs(values) / losses.safe_norm(gradients)
-            cosine = jnp.sum(losses.normalise(gradients) * batch["normals"], axis=1)
+            error, cosine = point_errors(net, prior.params, z, batch["points"], batch["normals"])
+            error = prior.unit_mm * error
             results += [error, cosine]
         return (near * prior.unit_mm < 95.0, *results)
 

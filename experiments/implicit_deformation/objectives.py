@@ -143,6 +143,16 @@ def held_out_batch(config: TrainConfig, sampler: HeadSampler) -> dict:
     return jax.lax.map(person, seeds)
 
 
+def point_errors(net: networks.Config, params: dict, code, points, normals):
+    """(|s| / |gradient|, cosine of the normals) (n,) at true surface points (n, 3) of an instance;
+    without a code, of the reference shape. Canonical units.
+    """
+    conditioning = networks.condition(params, code)
+    values, gradients, _, _ = losses.surface_query(net, conditioning, points)
+    error = jnp.abs(values) / losses.safe_norm(gradients)
+    return error, jnp.sum(losses.normalise(gradients) * normals, axis=-1)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def held_out_errors(net: networks.Config, params: dict, batch: dict) -> dict:
     """Surface error |s| / |gradient| (mm) and normal cosine at points of people with known
@@ -150,14 +160,11 @@ def held_out_errors(net: networks.Config, params: dict, batch: dict) -> dict:
     """
 
     def one(person):
-        conditioning = networks.condition(
-            params, jnp.concatenate([person["z_id"], person["z_exp"]])
-        )
-        values, gradients, _, _ = losses.surface_query(net, conditioning, person["points"])
-        error = jnp.abs(values) / losses.safe_norm(gradients) * head_points.HEAD_SCALE_MM
-        return error, jnp.sum(losses.normalise(gradients) * person["normals"], axis=-1)
+        code = jnp.concatenate([person["z_id"], person["z_exp"]])
+        return point_errors(net, params, code, person["points"], person["normals"])
 
     error, cosine = jax.lax.map(one, {k: batch[k] for k in ("z_id", "z_exp", "points", "normals")})
+    error = error * head_points.HEAD_SCALE_MM
     return {
         "held_out_mm": jnp.mean(error),
         "held_out_median_mm": jnp.median(error),

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import sys
 import time
@@ -43,6 +42,7 @@ from experiments.implicit_deformation.objectives import (
     stage_objective,
 )
 from jaxrecon.errors import InputError
+from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.training import loop, parallel
 from jaxrecon.training.checkpoints import Checkpoints
@@ -251,9 +251,7 @@ def record(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> None:
         require_model(data, model)
     out.mkdir(parents=True, exist_ok=True)
     for path, content in ((data, json.dumps(described, indent=1)), (settings, text)):
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(content)
-        os.replace(temporary, path)
+        write_whole(path, content.encode())
 
 
 def require_model(data: pathlib.Path, model: pathlib.Path) -> None:

@@ -46,6 +46,7 @@ def model(tmp_path_factory):
         face_part=np.where(v[ball.faces].mean(1)[:, 1] < -100, 4, 0).astype(np.uint8),
         part_names=np.array(parts),
         landmarks68=landmarks.astype(np.int32),
+        licence=np.array("MIT, of the ball"),
         **{f"mask_{m}": np.zeros(len(v), np.uint8) for m in MASKS},
     )
     return path
