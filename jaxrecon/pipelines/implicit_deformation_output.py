@@ -16,6 +16,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.geometry.mesh import vertex_normals
 from jaxrecon.geometry.mesh_io import save_mesh
 from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.implicit_deformation_inputs import UNIT_MM
 from jaxrecon.pipelines.output import output_folder, write_json, write_npz
 from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras, Mesh
@@ -140,7 +141,7 @@ def _scores(views: Views, done: pipeline.Reconstruction) -> tuple[dict, list[str
         return scores, warnings
     from jaxrecon.evaluation.face_protocol import score_face
 
-    scale = pipeline.UNIT_MM.get(views.units or "", 1.0)
+    scale = UNIT_MM.get(views.units or "", 1.0)
     for label in sorted(done.meshes):
         try:
             scores[label] = score_face(

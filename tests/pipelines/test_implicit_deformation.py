@@ -21,6 +21,7 @@ from jaxrecon.interop.weights import load_weights, save_weights
 from jaxrecon.models.layers import Encoding
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines import implicit_deformation_inputs as inputs
 from jaxrecon.pipelines.implicit_deformation import Options, load_prior, reconstruct_folder
 from jaxrecon.pipelines.views import load_views
 from jaxrecon.systems.implicit_deformation import networks
@@ -192,7 +193,7 @@ def test_stages_are_reported_as_they_go(folder, weights):
 
 def test_mouths_are_masked(folder):
     views = load_views(folder)
-    masks = pipeline.mouth_masks(views)
+    masks = inputs.mouth_masks(views)
     for i in range(3):
         mouth = views.landmarks2d[i, 48:68]
         column, row = np.floor(mouth.mean(0)).astype(int)
@@ -201,7 +202,7 @@ def test_mouths_are_masked(folder):
         if seen.all():
             assert masks[i][row, column] == 1 and 0 < masks[i].mean() < 0.1
     hidden = dataclasses.replace(views, landmark_weights=np.zeros_like(views.landmark_weights))
-    assert pipeline.mouth_masks(hidden).sum() == 0
+    assert inputs.mouth_masks(hidden).sum() == 0
 
 
 # ---------------------------------------------------------------- bad input
@@ -304,8 +305,8 @@ def test_bad_weights_are_refused(weights, tmp_path):
 
 def test_units_of_the_cameras_set_the_scale(folder, weights):
     views, prior = load_views(folder), load_prior(weights)
-    assert float(pipeline.view_data(views, prior).unit) == 150.0
+    assert float(inputs.view_data(views, prior).unit) == 150.0
     metres = dataclasses.replace(views, units="metres")
-    np.testing.assert_allclose(float(pipeline.view_data(metres, prior).unit), 0.15)
+    np.testing.assert_allclose(float(inputs.view_data(metres, prior).unit), 0.15)
     unknown = dataclasses.replace(views, units=None)
-    assert float(pipeline.view_data(unknown, prior).unit) == 0.0
+    assert float(inputs.view_data(unknown, prior).unit) == 0.0
