@@ -19,17 +19,25 @@ import optax
 from jaxtyping import Array
 
 from jaxrecon.errors import InputError
+from jaxrecon.fitting import cameras as fitted_cameras
 from jaxrecon.fitting import latents, render
 from jaxrecon.fitting import losses as default_losses
-from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose, fit_landmarks, project_landmarks
+from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose, fit_landmarks
 from jaxrecon.fitting.latents import LatentSpace
 from jaxrecon.fitting.losses import Context, Loss
 from jaxrecon.fitting.problem import FieldFunctions, FitConfig, Hyper, ViewData
 from jaxrecon.geometry import cameras as camera_ops
-from jaxrecon.types import Similarity
+from jaxrecon.types import Cameras, Similarity
 
 CODES = ("w_id", "w_exp", "w_colour")
 RESIDUALS = ("r_id", "r_exp", "r_colour")
+WHERE = {
+    "given": ("pose",),
+    "refine": ("pose", "cameras"),
+    "estimate": ("cameras",),
+    "estimate_focal": ("cameras",),
+}
+"""Variables of pose and cameras that move, by what is known of the cameras."""
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +46,9 @@ class FitState:
     """What changes from step to step; save it to resume."""
 
     variables: Any
-    """w_id, w_exp, w_colour, r_id, r_exp, r_colour, pose, params (the fine-tuned network)"""
+    """w_id, w_exp, w_colour, r_id, r_exp, r_colour, pose, cameras, params (the fine-tuned
+    network)
+    """
     opt_state: Any
     """state of the optimiser"""
     step: Any
@@ -60,8 +70,10 @@ class FitResult:
     """(c,)"""
     S_canonical_world: Similarity
     """where the head is"""
+    cameras: Cameras
+    """the views' cameras, world; as given, refined or estimated (`FitConfig.cameras`)"""
     variables: Any
-    """weights, residuals, pose"""
+    """weights, residuals, pose, cameras (v, 7)"""
     history: Any
     """loss name -> (steps,) unweighted values, with `total` and `evaluations` a ray"""
     landmark_error: Any
@@ -147,7 +159,7 @@ class StagePlan:
 def stages(config: FitConfig) -> tuple[StagePlan, ...]:
     """The pixel stages of a configuration."""
     several = config.expressions > 1
-    first = (*CODES, "pose")
+    first = (*CODES, *WHERE[config.cameras])
     plans = (
         StagePlan("switch", config.switch_steps if several else 0, True, first),
         StagePlan("weights", config.weight_steps, False, first),
@@ -163,10 +175,16 @@ def _optimiser(optimiser):
 def begin(functions, params, space, views, key, config, hyper, optimiser=None):
     """Landmark stage: (setting, first state, landmark error in pixels). Arguments as of `fit`."""
     codes = latents.initial_codes(space, config.expressions)
+    if config.cameras in ("estimate", "estimate_focal"):
+        views = fitted_cameras.guess_cameras(views, space, config.cameras)
     initial, codes, landmark_error = fit_landmarks(views, space, config, hyper, codes)
     z_id, z_exp, _ = latents.compose_codes(space, codes)
     chin = latents.landmarks(space, z_id, z_exp)[0, 8]
-    valid = views.valid * render.neck_mask(views, initial, chin, config.neck)
+    cameras = fitted_cameras.canonical_cameras(
+        views, initial, None if config.cameras == "given" else codes["cameras"]
+    )
+    height, width = views.images.shape[-3:-1]
+    valid = views.valid * render.neck_mask(cameras, height, width, chin, config.neck)
     cumulative = render.pixel_density(views, valid, config.margin)
     variables = codes | {
         "pose": jnp.zeros(POSE_WIDTH),
@@ -183,7 +201,11 @@ def _context(
     params = {**params, functions.fine_tuned: variables["params"]}
     codes = latents.compose_codes(space, variables)
     pose = apply_pose(setting.initial, variables["pose"])
-    cameras = camera_ops.transform_cameras(views.cameras, pose)
+    cameras, off = camera_ops.transform_cameras(views.cameras, pose), None
+    if config.cameras != "given":
+        spread = fitted_cameras.camera_noise(config.cameras, setting.hyper)
+        off = fitted_cameras.deviations(cameras, variables["cameras"], spread)
+        cameras = fitted_cameras.move_cameras(cameras, variables["cameras"])
     k_pixels, k_other = jax.random.split(key)
     samples = render.draw_samples(views, setting.valid, setting.cumulative, k_pixels, config.rays)
     rendered = render.render_samples(
@@ -195,15 +217,16 @@ def _context(
         other = (views.expression + shift) % config.expressions
         switched = render.render_samples(functions, config, params, codes, other, cameras, samples)
     points = latents.landmarks(space, codes[0], codes[1])
-    pixels, depth = project_landmarks(views, pose, points)
-    focal = jnp.sqrt(jnp.abs(views.cameras.K[:, 0, 0] * views.cameras.K[:, 1, 1]))[:, None]
+    pixels, depth = camera_ops.project(cameras, points[views.expression])
+    focal = jnp.sqrt(jnp.abs(cameras.K[:, 0, 0] * cameras.K[:, 1, 1]))[:, None]
     # The depth only converts units: a fit must not shrink its error by approaching the cameras.
-    scale = jnp.abs(jax.lax.stop_gradient(depth)) / focal
+    scale = jax.lax.stop_gradient(jnp.abs(depth) / focal)
     errors = jnp.sum(jnp.abs(pixels - views.landmarks), axis=-1) * scale
     alpha = setting.hyper.alpha * 4.0**progress
     return Context(
-        views, samples, rendered, switched, variables, codes, errors, alpha, setting.hyper.weights
-    )
+        views, samples, rendered, switched, variables, codes, errors, alpha,
+        setting.hyper.weights, cameras, off,
+    )  # fmt: skip
 
 
 def run_steps(
@@ -271,7 +294,7 @@ def run_steps(
 
 def gates_of(stage: StagePlan) -> dict[str, Array]:
     """1 for the variables that a stage moves, 0 for the others."""
-    names = (*CODES, *RESIDUALS, "pose", "params")
+    names = (*CODES, *RESIDUALS, "pose", "cameras", "params")
     return {name: jnp.float32(name in stage.free) for name in names}
 
 
@@ -282,12 +305,14 @@ def finish(functions, params, space, setting, state, history, landmark_error) ->
     z_id, z_exp, z_colour = latents.compose_codes(space, variables)
     names = history[0].keys() if history else ()
     joined = {k: jnp.concatenate([h[k] for h in history]) for k in names}
+    pose = apply_pose(setting.initial, variables["pose"])
     return FitResult(
         params={**params, functions.fine_tuned: tuned},
         z_id=z_id,
         z_exp=z_exp,
         z_colour=z_colour,
-        S_canonical_world=apply_pose(setting.initial, variables["pose"]),
+        S_canonical_world=pose,
+        cameras=fitted_cameras.world_cameras(setting.views, pose, variables["cameras"]),
         variables=variables,
         history=joined,
         landmark_error=landmark_error,

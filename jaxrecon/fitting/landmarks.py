@@ -1,17 +1,26 @@
 """Where the head is, and roughly who it is, from landmarks: triangulation, then damped
 Gauss-Newton.
 
-The unknowns are the pose (a small similarity after the initial one) and PCA weights; landmarks are
-linear in the codes (latents.landmarks). Everything is jitted and vmappable over subjects;
-iteration counts are fixed.
+The unknowns are PCA weights, the pose (a small similarity after the initial one), and the cameras
+where they are not exact; landmarks are linear in the codes (latents.landmarks). Everything is
+jitted and vmappable over subjects; iteration counts are fixed.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from jaxrecon.fitting.cameras import (
+    CAMERA_WIDTH,
+    camera_noise,
+    canonical_cameras,
+    deviations,
+    pixels_per_unit,
+    pose_from_landmarks,
+)
 from jaxrecon.fitting.latents import LatentSpace, compose_codes, landmarks
 from jaxrecon.fitting.problem import FitConfig, Hyper, ViewData
 from jaxrecon.geometry import cameras as camera_ops
@@ -20,6 +29,8 @@ from jaxrecon.geometry.registration import procrustes
 from jaxrecon.types import Similarity
 
 POSE_WIDTH = 7
+PIXELS_AT_256 = 138.0
+"""Pixels of a canonical unit (150 mm) where a head fills a picture of 256."""
 
 
 def apply_pose(initial: Similarity, pose: Float[Array, "7"]) -> Similarity:
@@ -30,14 +41,6 @@ def apply_pose(initial: Similarity, pose: Float[Array, "7"]) -> Similarity:
         scale=jnp.exp(pose[6]), R=transforms.rotation_from_axis_angle(pose[:3]), t=pose[3:6]
     )
     return transforms.compose_similarity(change, initial)
-
-
-def project_landmarks(
-    views: ViewData, S_canonical_world: Similarity, points: Float[Array, "n 68 3"]
-) -> tuple[Float[Array, "v 68 2"], Float[Array, "v 68"]]:
-    """(pixels, depth in canonical units) of each view's expression."""
-    cameras = camera_ops.transform_cameras(views.cameras, S_canonical_world)
-    return camera_ops.project(cameras, points[views.expression])
 
 
 def initial_pose(views: ViewData, space: LatentSpace) -> Similarity:
@@ -67,67 +70,66 @@ def _select(condition, a: Similarity, b: Similarity) -> Similarity:
 
 
 def _pose_from_one_view(views: ViewData, mean: Float[Array, "68 3"]) -> Similarity:
-    """Scaled orthographic pose (POS) of the view with most landmarks, its depth from the size."""
+    """Pose by the view with most landmarks, its depth from the size."""
     best = jnp.argmax(jnp.sum(views.landmark_weights, axis=1))
     camera = jax.tree.map(lambda x: x[best], views.cameras)
-    weights, pixels = views.landmark_weights[best], views.landmarks[best]
-    # Normalised image coordinates: K is undone, so that x = X / Z.
-    ones = jnp.ones((pixels.shape[0], 1), pixels.dtype)
-    rays = jnp.linalg.solve(camera.K, jnp.concatenate([pixels, ones], axis=1).T).T[:, :2]
-    design = jnp.concatenate([mean, ones], axis=1) * weights[:, None]
-    ridge = 1e-6 * jnp.eye(4, dtype=mean.dtype)
-    solution = jnp.linalg.solve(design.T @ design + ridge, design.T @ (rays * weights[:, None]))
-    first, second = solution[:3, 0], solution[:3, 1]
-    size = jnp.sqrt(jnp.linalg.norm(first) * jnp.linalg.norm(second)) + 1e-9
-    first = transforms.safe_normalise(first)
-    second = transforms.safe_normalise(second - jnp.sum(first * second) * first)
-    R_camera_canonical = jnp.stack([first, second, jnp.cross(first, second)])
+    R_camera_canonical, t = pose_from_landmarks(
+        camera.K, views.landmarks[best], views.landmark_weights[best], mean
+    )
     unit = jnp.where(views.unit > 0, views.unit, 1.0)
-    depth = unit / size
-    t = jnp.concatenate([solution[3] * depth, depth[None]])
-    # x_camera = unit R x_canonical + t = R_cw x_world + t_cw
+    # x_camera = unit (R x_canonical + t) = R_cw x_world + t_cw
     R = R_camera_canonical.T @ camera.R
-    shift = R_camera_canonical.T @ (camera.t - t)
+    shift = R_camera_canonical.T @ (camera.t - unit * t)
     return Similarity(scale=1.0 / unit, R=R, t=shift / unit)
+
+
+def known_pose(views: ViewData, space: LatentSpace, config: FitConfig) -> Similarity:
+    """The pose that a fit starts from; where cameras are estimated the world is the canonical space
+    times the unit.
+    """
+    if config.cameras in ("given", "refine"):
+        return initial_pose(views, space)
+    return Similarity(scale=_inverse_unit(views), R=jnp.eye(3), t=jnp.zeros(3))
 
 
 def fit_landmarks(
     views: ViewData, space: LatentSpace, config: FitConfig, hyper: Hyper, codes: dict[str, Array]
 ) -> tuple[Similarity, dict[str, Array], Float[Array, ""]]:
-    """Pose and PCA weights that explain the landmarks.
+    """Pose, cameras and PCA weights that explain the landmarks.
 
     Args:
-        views: with landmark_weights > 0 for at least a few landmarks.
+        views: with landmark_weights > 0 for at least a few landmarks; where cameras are estimated,
+            of `cameras.guess_cameras`.
         space: latent space.
-        config: iteration count and number of expressions.
-        hyper: landmark noise.
+        config: iteration count, number of expressions, and what is known of the cameras.
+        hyper: noise of landmarks and cameras.
         codes: of `latents.initial_codes`.
 
     Returns:
-        (S_canonical_world, codes with new weights, root mean square error in pixels).
+        (S_canonical_world, codes with new weights and `cameras` (v, 7), root mean square error in
+        pixels).
     """
-    initial = initial_pose(views, space)
-    width, height = views.images.shape[-2], views.images.shape[-3]
-    noise = hyper.landmark_noise * max(width, height) / 256.0
-    shapes = {"pose": (POSE_WIDTH,), "w_id": codes["w_id"].shape, "w_exp": codes["w_exp"].shape}
+    given = config.cameras == "given"
+    initial = known_pose(views, space, config)
+    mean = landmarks(space, space.id_mean, space.exp_mean[None])[0]
+    noise = hyper.landmark_noise * pixels_per_unit(views, mean) / PIXELS_AT_256
+    still = {"pose": jnp.zeros(POSE_WIDTH), "cameras": jnp.zeros((len(views.images), CAMERA_WIDTH))}
+    moving = {"w_id": codes["w_id"], "w_exp": codes["w_exp"]}
+    if config.cameras in ("given", "refine"):
+        moving["pose"] = still["pose"]
+    if not given:
+        moving["cameras"] = still["cameras"]
     # Scale is free where the unit is unknown, and tied to 3 % where it is known.
     scale_precision = jnp.where(views.unit > 0, 1.0 / 0.03, 1e-2)
-
-    def unpack(x):
-        parts, start = {}, 0
-        for name, shape in shapes.items():
-            size = 1
-            for s in shape:
-                size *= s
-            parts[name] = x[start : start + size].reshape(shape)
-            start += size
-        return parts
+    start, unpack = ravel_pytree(moving)
 
     def errors(x):
-        parts = unpack(x)
+        parts = still | unpack(x)
         z_id, z_exp, _ = compose_codes(space, codes | {k: parts[k] for k in ("w_id", "w_exp")})
         pose = apply_pose(initial, parts["pose"])
-        pixels, _ = project_landmarks(views, pose, landmarks(space, z_id, z_exp))
+        cameras = canonical_cameras(views, pose, None if given else parts["cameras"])
+        points = landmarks(space, z_id, z_exp)[views.expression]
+        pixels, _ = camera_ops.project(cameras, points)
         return (pixels - views.landmarks) * views.landmark_weights[..., None]
 
     def residuals(x):
@@ -135,9 +137,14 @@ def fit_landmarks(
         # Huber by reweighting, at 2.5 standard deviations.
         length = jax.lax.stop_gradient(transforms.safe_norm(data))
         data = data * jnp.sqrt(jnp.minimum(1.0, 2.5 / jnp.maximum(length, 1e-6)))[..., None]
-        parts = unpack(x)
-        prior = jnp.concatenate([parts["w_id"], parts["w_exp"].ravel()])
-        return jnp.concatenate([data.ravel(), prior, scale_precision * parts["pose"][6:]])
+        parts = still | unpack(x)
+        scale = scale_precision * parts["pose"][6:]
+        prior = [data.ravel(), parts["w_id"], parts["w_exp"].ravel(), scale]
+        if not given:
+            still_there = canonical_cameras(views, apply_pose(initial, parts["pose"]), None)
+            spread = camera_noise(config.cameras, hyper)
+            prior.append(deviations(still_there, parts["cameras"], spread).ravel())
+        return jnp.concatenate(prior)
 
     def step(x, damping):
         r, J = residuals(x), jax.jacfwd(residuals)(x)
@@ -148,14 +155,10 @@ def fit_landmarks(
         damping = jnp.clip(jnp.where(better, damping * 0.2, damping * 10.0), 1e-6, 1e4)
         return jnp.where(better, x + change, x), damping
 
-    size = POSE_WIDTH + codes["w_id"].size + codes["w_exp"].size
-    start = (jnp.zeros(size), jnp.asarray(1e-2))
-    x, _ = jax.lax.fori_loop(0, config.landmark_steps, lambda _, c: step(*c), start)
-    parts = unpack(x)
+    begin = (start, jnp.asarray(1e-2))
+    x, _ = jax.lax.fori_loop(0, config.landmark_steps, lambda _, c: step(*c), begin)
+    parts = still | unpack(x)
     seen = jnp.maximum(jnp.sum(views.landmark_weights > 0), 1)
     rms = jnp.sqrt(jnp.sum(errors(x) ** 2) / seen)
-    return (
-        apply_pose(initial, parts["pose"]),
-        codes | {"w_id": parts["w_id"], "w_exp": parts["w_exp"]},
-        rms,
-    )
+    pose = apply_pose(initial, parts.pop("pose"))
+    return pose, codes | parts, rms

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrecon.fitting.consistency import photo_consistency
 from jaxrecon.fitting.problem import ViewData, default_weights
 from jaxrecon.fitting.render import Rendered, Samples
 from jaxrecon.geometry.gradients import eikonal as eikonal_of
@@ -35,7 +36,7 @@ class Context:
     switched: Rendered | None
     """the same pixels with another view's expression (Eq. 17), or None when the switch is off"""
     variables: Any
-    """w_id, w_exp, w_colour, r_id, r_exp, r_colour, pose, params"""
+    """w_id, w_exp, w_colour, r_id, r_exp, r_colour, pose, cameras, params"""
     codes: Any
     """(z_id, z_exp, z_colour)"""
     landmark_errors: Any
@@ -48,6 +49,10 @@ class Context:
     """loss name -> weight, as in `Hyper`; None for the defaults (the view switch weighs its
     parts)
     """
+    cameras: Any = None
+    """v cameras in canonical space"""
+    camera_deviations: Any = None
+    """(v, 7) how far cameras moved, in standard deviations; None where they are exact"""
 
 
 Loss = Callable[[Context], Float[Array, ""]]
@@ -107,6 +112,17 @@ def landmarks(c: Context) -> Float[Array, ""]:
     return jnp.sum(weights * c.landmark_errors) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
+def consistency(c: Context) -> Float[Array, ""]:
+    """Colours of a surface point agree between views (`fitting.consistency`). Ours."""
+    if c.cameras is None:
+        return jnp.zeros(())
+    return photo_consistency(
+        c.rendered.points, c.rendered.gradients, _covered(c.rendered, c.samples),
+        c.samples.colours, c.views.images, c.views.subject * c.views.valid, c.cameras,
+        c.views.expression,
+    )  # fmt: skip
+
+
 def prior(c: Context) -> Float[Array, ""]:
     """Sum of squared PCA weights: their log prior, since rows of the basis are standard
     deviations. Ours.
@@ -126,7 +142,17 @@ def pose(c: Context) -> Float[Array, ""]:
     return c.variables["pose"][6] ** 2
 
 
+def cameras(c: Context) -> Float[Array, ""]:
+    """Sum of squared deviations of the cameras: their log prior. Ours."""
+    if c.camera_deviations is None:
+        return jnp.zeros(())
+    return jnp.sum(c.camera_deviations**2)
+
+
 DEFAULT: dict[str, Loss] = {
     f.__name__: f
-    for f in (rgb, mask, switch, deformation, eikonal, code, landmarks, prior, residual, pose)
+    for f in (
+        *(rgb, mask, switch, deformation, eikonal, code),
+        *(landmarks, consistency, prior, residual, pose, cameras),
+    )
 }

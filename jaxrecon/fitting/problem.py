@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -66,6 +66,12 @@ class ViewData:
     """
 
 
+CameraMode = Literal["given", "refine", "estimate", "estimate_focal"]
+"""given: exact. refine: K exact, R and t approximate. estimate: K exact, R and t unknown.
+estimate_focal: the focal length unknown too, K holds a guess.
+"""
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
@@ -73,6 +79,8 @@ class FitConfig:
 
     expressions: int = 1
     """Distinct expressions among the views."""
+    cameras: CameraMode = "given"
+    """What is known of the cameras; all but `given` move them with the codes."""
     rays: int = 384
     """Pixels of each view a step."""
     landmark_steps: int = 12
@@ -107,11 +115,13 @@ def default_weights() -> dict[str, float]:
         "deformation": 1e-4,
         "eikonal": 0.01,
         "code": 1e-4,
-        "landmarks": 10.0,
+        "landmarks": 2.0,
         "prior": 2e-4,
         "residual": 1e-2,
         "pose": 1.0,
         "switch": 0.1,
+        "consistency": 100.0,
+        "cameras": 2e-4,
     }
 
 
@@ -125,6 +135,7 @@ def default_rates() -> dict[str, float]:
         "r_exp": 0.005,
         "r_colour": 0.01,
         "pose": 5e-4,
+        "cameras": 1e-3,
         "params": 1e-3,
     }
 
@@ -141,4 +152,6 @@ class Hyper:
     alpha: Any = 100.0
     """sharpness of the soft mask at the start, per canonical unit; grows fourfold over the fit"""
     landmark_noise: Any = 1.0
-    """standard deviation of landmarks, pixels at 256"""
+    """standard deviation of landmarks, 1/138 canonical units: a pixel where a head fills 256"""
+    camera_noise: Any = None
+    """(7,) standard deviations of a camera, `cameras.NOISE` of the mode if None"""

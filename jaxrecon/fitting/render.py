@@ -15,7 +15,7 @@ from jaxrecon.geometry import cameras as camera_ops
 from jaxrecon.geometry.intersection import differentiable_intersection
 from jaxrecon.geometry.sphere_tracing import sphere_trace
 from jaxrecon.geometry.transforms import safe_normalise
-from jaxrecon.types import Cameras, Field, Similarity
+from jaxrecon.types import Cameras, Field
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +54,8 @@ class Rendered:
     """(v, p, 3) spatial gradient at the surface"""
     offsets: Any
     """(v, p, 3) deformation there"""
+    points: Any
+    """(v, p, 3) surface points, canonical space"""
     evaluations: Any
     """() mean field evaluations a ray"""
 
@@ -88,15 +90,13 @@ def _draw(cumulative: Float[Array, "n"], uniform: Float[Array, ""]) -> Array:
 
 
 def neck_mask(
-    views: ViewData, S_canonical_world: Similarity, chin: Float[Array, "3"], neck: float
+    cameras: Cameras, height: int, width: int, chin: Float[Array, "3"], neck: float
 ) -> Float[Array, "v h w"]:
     """1 for pixels whose ray passes the head's vertical axis above the neck plane, `neck` below
-    the chin.
+    the chin; cameras in canonical space.
 
     Pictures hold busts, shoulders or ragged necks that a head prior does not know.
     """
-    height, width = views.images.shape[-3:-1]
-    cameras = camera_ops.transform_cameras(views.cameras, S_canonical_world)
     grid = camera_ops.pixel_grid(height, width)
     grid = jnp.broadcast_to(grid[None], (cameras.t.shape[0], *grid.shape))
     origins, directions = camera_ops.pixel_rays(cameras, grid)
@@ -179,7 +179,9 @@ def render_samples(
         least = functions.level_set(conditioning, nearest)
         evaluations = trace.evaluations.astype(jnp.float32) / pixels.shape[0]
         hit = trace.hit.astype(jnp.float32)
-        return Rendered(colours, hit, least, meeting.gradients, offsets, evaluations)
+        return Rendered(
+            colours, hit, least, meeting.gradients, offsets, meeting.points, evaluations
+        )
 
     rendered = jax.vmap(one)(z_exp[expression], cameras, samples.pixels)
     return dataclasses.replace(rendered, evaluations=jnp.mean(rendered.evaluations))

@@ -24,6 +24,7 @@ def rendered(rng) -> Rendered:
         least=rng.normal(0, 0.02, (V, P)),
         gradients=rng.standard_normal((V, P, 3)),
         offsets=0.1 * rng.standard_normal((V, P, 3)),
+        points=rng.uniform(-0.5, 0.5, (V, P, 3)),
         evaluations=np.float64(9.0),
     )
 
@@ -50,11 +51,13 @@ def context(seed: int = 0) -> Context:
     widths = {"w_id": (3,), "w_exp": (E, 2), "w_colour": (4,), "r_id": (5,), "r_exp": (E, 3)}
     variables = {k: rng.standard_normal(s) for k, s in widths.items()}
     variables |= {"r_colour": rng.standard_normal(6), "pose": 0.1 * rng.standard_normal(7)}
+    variables["cameras"] = 0.1 * rng.standard_normal((V, 7))
     codes = (rng.standard_normal(5), rng.standard_normal((E, 3)), rng.standard_normal(6))
     errors = np.abs(rng.standard_normal((V, 68)))
     return Context(
-        views, samples, rendered(rng), rendered(rng), variables, codes, errors, np.float64(ALPHA)
-    )
+        views, samples, rendered(rng), rendered(rng), variables, codes, errors, np.float64(ALPHA),
+        camera_deviations=rng.standard_normal((V, 7)),
+    )  # fmt: skip
 
 
 @jax.jit
@@ -97,6 +100,8 @@ def expected(c: Context) -> dict[str, float]:
         + 0.2 * (v["w_colour"] ** 2).sum(),
         "residual": sum((v[k] ** 2).sum() for k in ("r_id", "r_exp", "r_colour")),
         "pose": v["pose"][6] ** 2,
+        "consistency": 0.0,  # without cameras; tests/fitting/test_consistency.py has some
+        "cameras": (c.camera_deviations**2).sum(),
     }
 
 
@@ -140,6 +145,7 @@ MOVES = {
     "switched.colours": ("switch",),
     "switched.least": ("switch",),
     "variables": ("prior", "residual", "pose"),
+    "camera_deviations": ("cameras",),
     "codes": ("code",),
     "landmark_errors": ("landmarks",),
 }

@@ -62,7 +62,8 @@ def test_nothing_to_draw_draws_what_does_not_count(key):
 def test_the_neck_plane_cuts_rays_by_where_they_pass_the_axis():
     views = balls.views(0.5)
     chin = jnp.array([0.1, -0.2, 0.4])
-    mask = np.asarray(render.neck_mask(views, CANONICAL, chin, 0.1))
+    cameras = camera_ops.transform_cameras(views.cameras, CANONICAL)
+    mask = np.asarray(render.neck_mask(cameras, balls.SIZE, balls.SIZE, chin, 0.1))
     assert 0.2 < mask.mean() < 0.95
     for v in range(3):
         R, t, K = (np.float64(getattr(views.cameras, n)[v]) for n in "RtK")
