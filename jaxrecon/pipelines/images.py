@@ -1,12 +1,15 @@
-"""Photographs and masks from untrusted files: four formats, a cap on pixels, upright, in [0, 1]."""
+"""Photographs, masks and label images from untrusted files: four formats, a cap on pixels, upright,
+colours in [0, 1].
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import warnings
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxrecon.errors import InputError
 
@@ -16,6 +19,7 @@ MAX_PIXELS = 64_000_000
 """Of one image; phones make up to 50 million. Pillow's own guard starts at 89 million."""
 
 _THRESHOLD = 128 / 255
+_ORIENTATION = 0x0112
 
 
 def read_image(
@@ -53,12 +57,44 @@ def read_image(
 
 
 def read_mask(path: pathlib.Path) -> Bool[np.ndarray, "h w"]:
-    """A black and white image as booleans: True from value 128 of 255.
+    """A black and white image as booleans: True from value 128 of 255; transparent is black.
 
     Raises:
         InputError: as `read_image`.
     """
-    return binary(read_image(path)[0].mean(axis=-1))
+    colour, alpha = read_image(path)
+    return binary(colour.mean(axis=-1) * (1 if alpha is None else alpha))
+
+
+def read_indices(path: pathlib.Path) -> Int[np.ndarray, "h w"]:
+    """The numbers that a single-channel image stores: grey values, or indices of its palette.
+
+    Numbers of PNG files of 1, 2 and 4 bits per pixel are as stored, not stretched to 255.
+
+    Raises:
+        InputError: as `read_image`; not PNG; or pictures of several channels.
+    """
+    image = _open(path, ("PNG",))  # lossy formats would invent labels along edges
+    if image.mode not in ("1", "L", "P", "I;16"):
+        raise InputError(
+            f"{path} stores pixels as {image.mode}, not as one number",
+            expected="one channel of 8 bits, or a palette; the number is the label",
+            remedy="save the label numbers as an 8-bit greyscale PNG, before any colouring",
+        )
+    values = np.asarray(image).astype(np.int64)
+    if image.mode == "L":
+        values //= 255 // (2 ** min(_png_bits(path), 8) - 1)
+    return values
+
+
+def is_turned(path: pathlib.Path) -> bool:
+    """Whether the EXIF tag of a readable image turns or mirrors what the file stores."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken EXIF
+        with Image.open(path, formats=FORMATS) as image:
+            return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
 def binary(alpha: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -66,19 +102,29 @@ def binary(alpha: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return alpha >= _THRESHOLD - 1e-6
 
 
-def _open(path: pathlib.Path):
+def _png_bits(path: pathlib.Path) -> int:
+    """Bits per channel that the header of a PNG file declares."""
+    with open(path, "rb") as file:
+        return file.read(25)[24]
+
+
+def _open(path: pathlib.Path, formats: tuple[str, ...] = FORMATS):
     """The decoded, upright Pillow image."""
     from PIL import Image, ImageOps
 
     if not path.is_file():
-        raise InputError(f"no image at {path}", remedy="check the name")
+        raise InputError(
+            f"no image at {path}" + (", which is not a file" if os.path.lexists(path) else ""),
+            expected=f"a file: {', '.join(formats)}",
+            remedy="check the name",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", Image.DecompressionBombWarning
             )  # the cap below is lower
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=formats) as image:
                 _check_size(path, *image.size)
                 image.load()
                 return ImageOps.exif_transpose(image)
@@ -89,7 +135,7 @@ def _open(path: pathlib.Path):
     except Exception as error:  # decoders of broken files raise nearly anything
         raise InputError(
             f"{path} is not an image we can read ({type(error).__name__}: {error})",
-            expected="a whole PNG, JPEG, WebP or TIFF file",
+            expected=f"a whole file: {', '.join(formats)}",
             remedy="open it in an image editor and save it again as PNG",
         ) from error
 

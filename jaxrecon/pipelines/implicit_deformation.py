@@ -1,31 +1,32 @@
 """A face from a few photographs: views folder in, mesh, GLB, report and state out
 (implicit_deformation).
 
-`reconstruct_folder` is the command `jaxrecon fit`; `reconstruct` is the same from arrays. Cameras
-are given; the world's unit is theirs.
+`reconstruct_folder` does one subject, `reconstruct` the same from arrays; both are `prepare`, a fit
+and `conclude`. `fit_queue` does the same for many subjects (`jaxrecon fit`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
+from collections.abc import Callable
+from typing import cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrecon.errors import InputError
-from jaxrecon.fitting import fit as fitting
 from jaxrecon.fitting.fit import FitResult
 from jaxrecon.fitting.problem import FitConfig, Hyper, ViewData
 from jaxrecon.geometry.cameras import camera_centres
 from jaxrecon.geometry.extraction import ExtractionStats, extract
 from jaxrecon.geometry.mesh import largest_component
 from jaxrecon.geometry.transforms import apply_similarity, invert_similarity
-from jaxrecon.pipelines.implicit_deformation_inputs import landmarks_agree, remarks, view_data
+from jaxrecon.pipelines import fit_batch
+from jaxrecon.pipelines import implicit_deformation_inputs as inputs
 from jaxrecon.pipelines.priors import Prior, load_prior
 from jaxrecon.pipelines.vertex_colours import network_colours, photograph_colours
 from jaxrecon.pipelines.views import Views, load_views
@@ -35,7 +36,6 @@ CUT = -0.88
 """Meshes end at this canonical height (below the chin, above the model's shoulders), capped
 flat.
 """
-STEPS_A_CALL = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Options:
 
     preset: str = "fast"
     """fast or quality"""
-    cameras: str = "given"
-    """only `given` for now"""
+    cameras: str = "auto"
+    """given: cameras.json is exact. refine: it is nearly right. estimate: R and t are found, and
+    the focal length where there is no K. auto: given where there are cameras, else estimate.
+    """
     seed: int = 0
     """of the pixels drawn"""
     views: tuple[int, ...] | None = None
@@ -70,10 +72,9 @@ class Options:
             )
         if self.colours not in ("photographs", "network"):
             raise InputError(f"colours {self.colours!r}", "'photographs' or 'network'")
-        if self.cameras != "given":
-            raise InputError(
-                f"cameras {self.cameras!r} is not available yet", "'given'", "write cameras.json"
-            )
+        if self.cameras not in get_args(inputs.CameraChoice):
+            choices = ", ".join(get_args(inputs.CameraChoice))
+            raise InputError(f"cameras {self.cameras!r}", f"one of {choices}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,68 +91,6 @@ PRESETS = {
         FitConfig(rays=768, switch_steps=20, weight_steps=240, residual_steps=240), resolution=256
     ),
 }
-
-
-@functools.partial(jax.jit, static_argnames=("functions", "config"))
-def _begin(functions, params, space, views, key, config, hyper):
-    return fitting.begin(functions, params, space, views, key, config, hyper)
-
-
-@functools.partial(jax.jit, static_argnames=("functions", "config", "steps", "switch"))
-def _steps(functions, params, space, setting, state, gates, config, steps, switch):
-    return fitting.run_steps(functions, params, space, setting, state, gates, config, steps, switch)
-
-
-def fit_views(
-    prior: Prior,
-    views: ViewData,
-    key: jax.Array,
-    config: FitConfig,
-    hyper: Hyper | None = None,
-    progress=None,
-    landmarks_done=None,
-) -> tuple[FitResult, dict[str, float]]:
-    """`fitting.fit` in short scans, so that progress shows: (result, seconds of each stage).
-
-    `progress` is called with (stage, done, total, loss); `landmarks_done` with the error of the
-    landmark stage in pixels, and may raise.
-    """
-    hyper = Hyper() if hyper is None else hyper
-    timings: dict[str, float] = {}
-    clock = time.monotonic()
-    setting, state, error = _begin(
-        prior.functions, prior.params, prior.space, views, key, config, hyper
-    )
-    if landmarks_done is not None:
-        landmarks_done(float(error))
-    jax.block_until_ready(error)
-    timings["landmarks"] = time.monotonic() - clock
-    plans, history, done = fitting.stages(config), [], 0
-    total = sum(plan.steps for plan in plans)
-    for plan in plans:
-        clock, left, gates = time.monotonic(), plan.steps, fitting.gates_of(plan)
-        while left:
-            count = min(STEPS_A_CALL, left)
-            state, values = _steps(
-                prior.functions,
-                prior.params,
-                prior.space,
-                setting,
-                state,
-                gates,
-                config,
-                count,
-                plan.switch,
-            )
-            history.append(jax.device_get(values))
-            left, done = left - count, done + count
-            if progress is not None:
-                progress(plan.name, done, total, float(history[-1]["total"][-1]))
-        timings[plan.name] = time.monotonic() - clock
-    result = fitting.finish(
-        prior.functions, prior.params, prior.space, setting, state, history, error
-    )
-    return result, timings
 
 
 def clipped(level_set, cut: jax.Array, points: jax.Array) -> jax.Array:
@@ -200,6 +139,43 @@ def add_photographs(mesh: Mesh, views: Views, label: int) -> Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Case:
+    """One subject, checked and ready to be fitted."""
+
+    views: Views
+    data: ViewData
+    """what the fit looks at"""
+    config: FitConfig
+    """sizes and camera mode; subjects of equal shapes and configuration can be fitted together"""
+    size: int
+    """longer side of what the fit looks at, pixels"""
+    warnings: tuple[str, ...]
+
+    def check_landmarks(self, error: float) -> None:
+        """Raise InputError where the landmark stage (its error in pixels) says that cameras and
+        landmarks disagree.
+        """
+        inputs.landmarks_agree(self.views, self.size, error)
+
+
+def prepare(views: Views, options: Options, prior: Prior, config: FitConfig | None = None) -> Case:
+    """Check a subject and make what a fit takes of it.
+
+    Raises:
+        InputError: something needed is missing, or fewer than 20 landmarks are seen.
+    """
+    mode = inputs.camera_mode(views, cast(inputs.CameraChoice, options.cameras))
+    data = inputs.view_data(views, prior, mode)
+    warnings = tuple(inputs.remarks(views))
+    expressions = len(np.unique(views.expression))
+    config = dataclasses.replace(
+        config or PRESETS[options.preset].fit, expressions=expressions, cameras=mode
+    )
+    size = int(inputs.crops(views).sizes.max())
+    return Case(views, data, config, size, warnings)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reconstruction:
     """What `reconstruct` returns."""
 
@@ -211,74 +187,125 @@ class Reconstruction:
     stats: dict[int, ExtractionStats]
     """expression label -> of its extraction"""
     warnings: tuple[str, ...]
+    views: Views
+    """the photographs, with the cameras that the fit used or found"""
+    config: FitConfig
+    """sizes of the fit, and how the cameras were got"""
+
+
+def conclude(
+    prior: Prior,
+    case: Case,
+    result: FitResult,
+    timings: dict[str, float],
+    options: Options,
+    should_stop: Callable[[], bool] | None = None,
+) -> Reconstruction:
+    """Meshes of a fitted subject.
+
+    Args:
+        prior: weights.
+        case: of `prepare`.
+        result: of the fit.
+        timings: seconds of its stages.
+        options: resolution and colours.
+        should_stop: asked before each mesh.
+
+    Raises:
+        InputError: the fit diverged.
+        Stopped: as asked.
+    """
+    if not np.isfinite(np.asarray(result.history["total"])).all():
+        raise InputError(
+            f"{case.views.folder}: the fit diverged", "consistent cameras, masks and landmarks",
+            "run `jaxrecon doctor` on the folder and compare the overlays",
+        )  # fmt: skip
+    warnings, error = list(case.warnings), float(result.landmark_error)
+    if error * 256.0 / case.size > 6.0:
+        warnings.append(
+            f"landmarks disagree with the cameras by {error:.1f} pixels: look at `jaxrecon doctor`"
+        )
+    clock = time.monotonic()
+    views, result = inputs.fitted_views(case.views, result, case.config.cameras, prior)
+    assert views.cameras is not None
+    names = ("K", "R", "t")
+    cameras = Cameras(*(np.asarray(getattr(views.cameras, n), np.float32) for n in names))
+    resolution = options.resolution or PRESETS[options.preset].resolution
+    meshes, stats = {}, {}
+    for row, label in enumerate(np.unique(views.expression)):
+        if should_stop is not None and should_stop():
+            raise fit_batch.Stopped
+        mesh, stats[int(label)] = extract_mesh(prior, result, cameras, row, resolution)
+        if options.colours == "photographs":
+            mesh = add_photographs(mesh, views, int(label))
+        meshes[int(label)] = mesh
+    timings = timings | {"extraction": time.monotonic() - clock}
+    return Reconstruction(meshes, result, timings, stats, tuple(warnings), views, case.config)
 
 
 def reconstruct(
     views: Views,
     options: Options = Options(),
     prior: Prior | None = None,
-    progress=None,
+    progress: Callable[[str, int, int, float], None] | None = None,
     config: FitConfig | None = None,
     hyper: Hyper | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Reconstruction:
     """Fit and extract one subject.
 
     Args:
-        views: from `load_views`, with cameras, masks and landmarks.
+        views: from `load_views`, with masks and landmarks, and cameras unless they are estimated.
         options: preset, seed, resolution.
         prior: weights; None loads `options.weights`.
         progress: called with (stage, done, total, loss).
         config: step counts and sizes; None for the preset's.
         hyper: loss weights and learning rates; None for the defaults.
+        should_stop: asked every few steps.
 
     Raises:
-        InputError: something needed is missing, or fewer than 20 landmarks are seen.
+        InputError: something needed is missing, fewer than 20 landmarks are seen, cameras and
+            landmarks disagree, or the fit diverges.
+        Stopped: `should_stop` said so.
     """
     prior = load_prior(options.weights) if prior is None else prior
-    preset = PRESETS[options.preset]
-    data = view_data(views, prior)
-    warnings: list[str] = list(remarks(views))
-    labels = np.unique(views.expression)
-    config = dataclasses.replace(config or preset.fit, expressions=len(labels))
-    key = jax.random.key(options.seed)
-    size = max(views.images.shape[1:3])
-    result, timings = fit_views(
-        prior, data, key, config, hyper, progress, functools.partial(landmarks_agree, views, size)
+    case = prepare(views, options, prior, config)
+    fitted = fit_batch.fit_batch(
+        prior,
+        fit_batch.stack([case.data]),
+        jax.random.key(options.seed),
+        case.config,
+        hyper,
+        progress=progress,
+        landmarks_done=lambda errors: case.check_landmarks(float(errors[0])),
+        should_stop=should_stop,
     )
-    if not np.isfinite(result.history["total"]).all():
-        raise InputError(
-            f"{views.folder}: the fit diverged", "consistent cameras, masks and landmarks",
-            "run `jaxrecon doctor` on the folder and compare the overlays",
-        )  # fmt: skip
-    if float(result.landmark_error) * 256.0 / size > 6.0:
-        warnings.append(
-            f"landmarks disagree with the cameras by {float(result.landmark_error):.1f} pixels: "
-            "look at `jaxrecon doctor`"
-        )
-    clock = time.monotonic()
-    resolution = preset.resolution if options.resolution is None else options.resolution
-    meshes, stats = {}, {}
-    for row, label in enumerate(labels):
-        mesh, stats[int(label)] = extract_mesh(prior, result, data.cameras, row, resolution)
-        if options.colours == "photographs":
-            mesh = add_photographs(mesh, views, int(label))
-        meshes[int(label)] = mesh
-    timings["extraction"] = time.monotonic() - clock
-    return Reconstruction(meshes, result, timings, stats, tuple(warnings))
+    result, seconds = fitted.result(prior, 0), fitted.progress.seconds
+    return conclude(prior, case, result, seconds, options, should_stop)
 
 
-def progress_line(name: str):
-    """A progress callback that prints one line to stderr, with an ETA."""
-    began = time.monotonic()
+def progress_line(name: str, all_left: Callable[[float], float] | None = None):
+    """A progress callback that prints one line to stderr, with an ETA.
+
+    Args:
+        name: shown first.
+        all_left: part of this work that is done -> seconds until everything else is, too; shown
+            as a second ETA.
+    """
+    began, first = time.monotonic(), -1
     terminal = sys.stderr.isatty()
 
     def show(stage: str, done: int, total: int, loss: float) -> None:
-        left = (time.monotonic() - began) / max(done, 1) * (total - done)
+        nonlocal first
+        if first < 0:  # a resumed fit begins in the middle; its first steps compile
+            first = 0 if done <= fit_batch.STEPS_A_CALL else done - fit_batch.STEPS_A_CALL
+        left = (time.monotonic() - began) / max(done - first, 1) * (total - done)
         if not terminal and done % 50 and done < total:
             return
         end = "\n" if done == total or not terminal else "\r"
+        more = "" if all_left is None else f", all {readable(all_left(done / total))}"
         print(
-            f"{name}: {stage} {done}/{total}  loss {loss:.4f}  ETA {left:.0f} s   ",
+            f"{name}: {stage} {done}/{total}  loss {loss:.4f}  ETA {readable(left)}{more}   ",
             file=sys.stderr,
             end=end,
         )
@@ -286,9 +313,14 @@ def progress_line(name: str):
     return show
 
 
+def readable(seconds: float) -> str:
+    """Seconds, or minutes where there are many."""
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
 def reconstruct_folder(path: pathlib.Path, out: pathlib.Path, options: Options) -> pathlib.Path:
-    """`jaxrecon fit` for one subject: writes OUT/SUBJECT and returns the report (or the mesh
-    without one).
+    """One subject from its folder: writes OUT/SUBJECT and returns the report (or the mesh without
+    one).
 
     Raises:
         InputError: of `load_views`, `reconstruct` and the writers; nothing existing is touched
@@ -296,7 +328,17 @@ def reconstruct_folder(path: pathlib.Path, out: pathlib.Path, options: Options) 
     """
     from jaxrecon.pipelines import implicit_deformation_output as output
 
-    views = load_views(path, options.views, need=("cameras", "masks", "landmarks"))
-    name = path.resolve().stem if path.is_file() else path.resolve().name
+    views = load_views(path, options.views, need=NEEDED)
+    name = subject_name(path)
     done = reconstruct(views, options, progress=progress_line(name))
-    return output.write(views, done, pathlib.Path(out) / name, options)
+    return output.write(done, pathlib.Path(out) / name, options)
+
+
+NEEDED = ("masks", "landmarks")
+"""What a fit cannot do without, of `load_views`; it says itself when it needs cameras."""
+
+
+def subject_name(path: pathlib.Path) -> str:
+    """Name of the subject of a folder or a photograph."""
+    path = path.resolve()
+    return path.stem if path.is_file() else path.name

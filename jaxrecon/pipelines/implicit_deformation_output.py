@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import os
 import pathlib
+import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -17,10 +22,11 @@ from jaxrecon.geometry.mesh import vertex_normals
 from jaxrecon.geometry.mesh_io import save_mesh
 from jaxrecon.pipelines import implicit_deformation as pipeline
 from jaxrecon.pipelines.implicit_deformation_inputs import UNIT_MM
-from jaxrecon.pipelines.output import output_folder, write_json, write_npz
+from jaxrecon.pipelines.output import explained, output_folder, write_json, write_npz
 from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras, Mesh
 
+RECORD = "fit.json"
 COLOURS = {
     "photographs": "coloured by the photographs where they see it",
     "network": "coloured by the rendering network",
@@ -28,42 +34,89 @@ COLOURS = {
 
 
 def write(
-    views: Views, done: pipeline.Reconstruction, folder: pathlib.Path, options: pipeline.Options
-):
-    """Write OUT/SUBJECT: mesh.ply, mesh.glb, mesh_view_NNN.ply, fit.json, state.npz, report.html.
+    done: pipeline.Reconstruction,
+    folder: pathlib.Path,
+    options: pipeline.Options,
+    made_from: dict | None = None,
+    batch: Sequence[str] = (),
+) -> pathlib.Path:
+    """Write OUT/SUBJECT: mesh.ply, mesh.glb, mesh_view_NNN.ply, state.npz, report.html, fit.json.
+
+    What an earlier run left stays untouched until everything new is on the disk beside it. fit.json
+    comes last and names the files: a folder without it is not complete.
+
+    Args:
+        done: of `reconstruct`.
+        folder: OUT/SUBJECT.
+        options: as of the fit.
+        made_from: goes to fit.json; what `jaxrecon fit --resume` compares.
+        batch: goes to fit.json; the subjects that were fitted together, in `seconds`.
 
     Returns:
         path of the report, or of mesh.ply when no report is wanted.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full.
     """
     clock = time.monotonic()
     folder = output_folder(folder)
-    first = int(views.expression[0])
-    mesh = done.meshes[first]
-    # Everything that can fail is computed before anything of an earlier run is replaced.
+    views, mesh = done.views, done.meshes[int(done.views.expression[0])]
     scores, warnings = _scores(views, done)
     state, record = _state(done), _record(views, done, options, scores, warnings)
     data = _report(views, done, record, scores, warnings, clock) if options.report else None
     normals = vertex_normals(mesh.vertices, mesh.faces)
     metres = 1e-3 if views.units == "millimetres" else 1.0
-    save_mesh(folder / "mesh.ply", mesh)
-    save_mesh(folder / "mesh.glb", mesh, scale=metres, normals=np.asarray(normals))
-    current = set()
-    if len(done.meshes) > 1:
-        for index, label in zip(views.indices, views.expression, strict=True):
-            current.add(f"mesh_view_{index:03d}.ply")
-            save_mesh(folder / f"mesh_view_{index:03d}.ply", done.meshes[int(label)])
-    for old in folder.glob("mesh_view_[0-9][0-9][0-9].ply"):
-        if old.name not in current:
-            old.unlink()
-    write_npz(folder / "state.npz", state)
-    write_json(folder / "fit.json", record)
-    for warning in warnings:
-        print(f"{views.folder.name}: warning: {warning}", file=sys.stderr)
-    if data is None:
-        return folder / "mesh.ply"
-    from jaxrecon.pipelines.report import write_report
+    with _replacing(folder) as new:
+        save_mesh(new / "mesh.ply", mesh)
+        save_mesh(new / "mesh.glb", mesh, scale=metres, normals=np.asarray(normals))
+        if len(done.meshes) > 1:
+            for index, label in zip(views.indices, views.expression, strict=True):
+                save_mesh(new / f"mesh_view_{index:03d}.ply", done.meshes[int(label)])
+        write_npz(new / "state.npz", state)
+        if data is not None:
+            from jaxrecon.pipelines.report import write_report
 
-    return write_report(folder / "report.html", data)
+            write_report(new / "report.html", data)
+        record |= {"subject": folder.name, "batch": list(batch) or [folder.name]}
+        record |= {"made_from": made_from or {}}
+        record |= {"files": sorted(p.name for p in new.iterdir())}
+        write_json(new / RECORD, record)
+    for warning in warnings:
+        print(f"{folder.name}: warning: {warning}", file=sys.stderr)
+    return folder / ("mesh.ply" if data is None else "report.html")
+
+
+@contextlib.contextmanager
+def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder whose files move to `folder` when the block ends well, the record last."""
+    new = folder / ".new"
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
+    try:
+        with explained(folder):
+            new.mkdir()
+            yield new
+            names = sorted(p.name for p in new.iterdir() if p.name != RECORD)
+            (folder / RECORD).unlink(missing_ok=True)
+            for old in folder.glob("mesh_view_[0-9][0-9][0-9].ply"):
+                if old.name not in names:
+                    old.unlink()
+            for name in [*names, RECORD]:
+                os.replace(new / name, folder / name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def finished(folder: pathlib.Path) -> tuple[pathlib.Path, dict] | None:
+    """Of a complete output folder, the report (or the mesh without one) and `made_from`."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        names = [str(name) for name in record["files"]]
+        made_from = dict(record["made_from"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if "mesh.ply" not in names or not all((folder / name).is_file() for name in names):
+        return None
+    return folder / ("report.html" if "report.html" in names else "mesh.ply"), made_from
 
 
 def _report(views: Views, done: pipeline.Reconstruction, record, scores, warnings, clock):
@@ -179,12 +232,11 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
     """What fit.json holds."""
     result = done.result
     preset = pipeline.PRESETS[options.preset]
-    fitted = dataclasses.replace(preset.fit, expressions=len(done.meshes))
     cameras = {n: np.asarray(getattr(views.cameras, n)).tolist() for n in ("K", "R", "t")}
     pose = result.S_canonical_world
     return {
         "system": "implicit_deformation",
-        "subject": views.folder.name,
+        "subject": "",  # the output folder's name
         "views": list(views.names),
         "expression": [int(e) for e in views.expression],
         "units": views.units,
@@ -192,7 +244,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
             "preset": options.preset,
             "seed": options.seed,
             "colours": options.colours,
-            **dataclasses.asdict(fitted),
+            **dataclasses.asdict(done.config),
         },
         "resolution": options.resolution or preset.resolution,
         "weights": str(options.weights)

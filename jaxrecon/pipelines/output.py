@@ -28,7 +28,7 @@ def output_folder(path: str | os.PathLike) -> pathlib.Path:
         InputError: it is a file, cannot be made, or cannot be written.
     """
     folder = pathlib.Path(path)
-    with _explained(folder):
+    with explained(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -61,7 +61,7 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        with _explained(path):
+        with explained(path):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -133,7 +133,7 @@ def _plain(value: Any, place: str) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
+def explained(path: pathlib.Path) -> Iterator[None]:
     """Turn the errors of a disk that is full or closed to us into messages for the user."""
     try:
         yield

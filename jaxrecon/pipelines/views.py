@@ -2,23 +2,32 @@
 
 Layout (only the images are needed):
 
-- `cameras.json`: `width`, `height`, `units` ("millimetres" or "metres") and `views`, a list of
-  `file`, `K`, `R`, `t` and optionally `expression` (int) and `gt` (mesh file); OpenCV axes,
-  x_camera = R x_world + t, pixel centres at +0.5.
+- `cameras.json`: `width`, `height`, `units` ("millimetres", "metres" or, for an arbitrary scale,
+  "unknown") and `views`, a list of `file` and optionally `K`, `R`, `t`, `expression` (a number, the
+  same for views of the same look, or "unknown") and `gt` (mesh file); OpenCV axes,
+  x_camera = R x_world + t, pixel centres at +0.5. All views have K, R and t, or all have K alone
+  (poses unknown), or none has any. Without any `expression` all views show the same one; a view
+  without it, where others have one, is of unknown expression. K, R and t are those of the upright
+  picture, after the rotation that an EXIF tag asks for.
 - Images named there, or without that file every image of the folder in natural order.
-- The subject's mask: `NAME_mask.png` (white = subject), else the alpha channel.
-- `NAME_ignore.png`: white where the picture has no opinion (another person, a hand).
+- Masks have three states, subject, background and ignore (no opinion: another person, a hand).
+  Subject and background: `NAME_mask.png` (white = subject), else the alpha channel, else the
+  labels. Ignore: white in `NAME_ignore.png`, and the labels'.
+- `NAME_labels.png`: face parsing, with `labels.json` (see `parsing_labels`).
 - `landmarks.json`: `landmarks2d` (views, 68, 2) pixels, `visible` (views, 68), `valid` (68), in
   iBUG order.
+
+Files are read inside the folder only: links that lead out of it are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -26,10 +35,8 @@ from jaxtyping import Bool, Float, Int
 from jaxrecon.errors import InputError
 from jaxrecon.pipelines import images as image_files
 from jaxrecon.pipelines import views_metadata as metadata
+from jaxrecon.pipelines.views_pixels import read_pixels
 from jaxrecon.types import Cameras
-
-MAX_TOTAL_PIXELS = 200_000_000
-"""Of all padded views together: 2.4 GB of colour."""
 
 Need = Literal["cameras", "masks", "landmarks"]
 
@@ -55,10 +62,13 @@ class Views:
     mask: Float[np.ndarray, "v h w"] | None
     """float32, 1 on the subject and 0 elsewhere; None when no view has one."""
     valid: Bool[np.ndarray, "v h w"]
-    """False where a pixel says nothing: ignored by the user, or padding."""
+    """False where a pixel says nothing: ignored by the user or by its label, or padding."""
     cameras: Cameras | None
-    """NumPy arrays, float64, batch axis v; world unit `units`."""
+    """NumPy arrays, float64, batch axis v; world unit `units`. None unless all of K, R, t are
+    known.
+    """
     units: str | None
+    """millimetres, metres or unknown; None when no file says anything about poses."""
     landmarks2d: Float[np.ndarray, "v 68 2"] | None
     """float32 pixels; 0 where not valid."""
     landmark_weights: Float[np.ndarray, "v 68"] | None
@@ -66,8 +76,13 @@ class Views:
     landmark_valid: Bool[np.ndarray, "68"] | None
     """Whether the subject's landmark is known at all (a hidden one still has coordinates)."""
     expression: Int[np.ndarray, " v"]
+    """Views of one number show one expression."""
     ground_truth: tuple[pathlib.Path | None, ...]
     """Mesh of each view's expression, where the folder has it."""
+    intrinsics: Float[np.ndarray, "v 3 3"] | None = None
+    """float64 K, where cameras.json has it, with or without poses."""
+    warnings: tuple[str, ...] = ()
+    """What was odd but could be used, one sentence each."""
 
 
 def load_views(
@@ -86,38 +101,72 @@ def load_views(
         InputError: something is absent, broken or contradictory; the message names the file.
     """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # False, too, for names that no file can have
         raise InputError(
             f"no such folder or image: {path}",
             expected="a folder of photographs, or one photograph",
         )
-    single = path.is_file()
+    single = not path.is_dir()
     folder = path.parent if single else path
-    document = None if single else metadata.read_json(folder / "cameras.json")
-    if document is None:
-        files = [path] if single else _list_images(folder)
-        entries: list[dict] = [{} for _ in files]
-    else:
-        entries = metadata.entries(folder / "cameras.json", document)
-        files = [metadata.inside(folder, entry["file"], "cameras.json") for entry in entries]
-    chosen = _select(select, len(files), folder)
-    landmarks = None if single else metadata.read_landmarks(folder / "landmarks.json", len(files))
     source = folder / "cameras.json"
+    document = None if single else metadata.read_json(source)
+    if document is None:
+        files = [path] if single else list_images(folder)
+        entries: list[dict] = [{"file": file.name} for file in files]
+    else:
+        entries = metadata.entries(source, document)
+        files = [metadata.inside(folder, entry["file"], source.name) for entry in entries]
+    chosen = _select(select, len(files), folder)
+    expression, warnings = metadata.expressions(source, entries, chosen)
+    cameras, intrinsics = metadata.cameras(source, entries, chosen)
+    names = tuple(files[i].name for i in chosen)
+    pixels = read_pixels([files[i] for i in chosen], [entries[i] for i in chosen], document)
+    marks = None if single else metadata.read_landmarks(folder / "landmarks.json", len(files))
+    points = weights = valid = None
+    if marks is not None:
+        points, weights, valid = (marks[0][list(chosen)], marks[1][list(chosen)], marks[2])
+        weights, outside = metadata.hide_outside(points, weights, pixels["sizes"], names)
+        few = int((~valid).sum())
+        warnings += outside
+        if few:
+            warnings += (
+                f"{few} of the {len(valid)} landmarks are not valid: the fit does without",
+            )
     views = Views(
         folder=folder,
-        names=tuple(files[i].name for i in chosen),
+        names=names,
         indices=chosen,
-        cameras=None if document is None else metadata.cameras(source, entries, chosen),
-        units=None if document is None else metadata.units(source, document),
-        landmarks2d=None if landmarks is None else landmarks[0][list(chosen)],
-        landmark_weights=None if landmarks is None else landmarks[1][list(chosen)],
-        landmark_valid=None if landmarks is None else landmarks[2],
-        expression=np.array([metadata.expression(source, entries[i], i) for i in chosen], np.int64),
+        cameras=cameras,
+        units=_units(source, document, cameras is not None),
+        landmarks2d=points,
+        landmark_weights=weights,
+        landmark_valid=valid,
+        expression=np.array(expression, np.int64),
         ground_truth=tuple(metadata.ground_truth(folder, entries[i]) for i in chosen),
-        **_read_pixels([files[i] for i in chosen], [entries[i] for i in chosen], document),
+        intrinsics=intrinsics,
+        warnings=warnings + _turned([files[i] for i in chosen], intrinsics),
+        **pixels,
     )
     _check_needs(views, need)
     return views
+
+
+def _units(source: pathlib.Path, document: dict | None, needed: bool) -> str | None:
+    """The unit that cameras.json names; where it has no poses it need not."""
+    if document is None or (not needed and document.get("units") is None):
+        return None
+    return metadata.units(source, document)
+
+
+def _turned(files: Sequence[pathlib.Path], intrinsics: np.ndarray | None) -> tuple[str, ...]:
+    """A warning when K meets photographs whose stored and upright forms differ."""
+    turned = [f.name for f in files if intrinsics is not None and image_files.is_turned(f)]
+    if not turned:
+        return ()
+    return (
+        f"{', '.join(turned[:5])}: an EXIF tag turns the stored picture; K, R, t and landmarks are "
+        "taken to be those of the upright one",
+    )
 
 
 def _check_needs(views: Views, need: Collection[Need]) -> None:
@@ -130,23 +179,28 @@ def _check_needs(views: Views, need: Collection[Need]) -> None:
         ),
         "landmarks": (views.landmarks2d, "landmarks.json", "add 68 points per view"),
     }
+    lacking = {"cameras": "K, R and t", "landmarks": "valid landmarks"}
     for what in need:
         value, name, remedy = remedies[what]
         if value is None:
-            raise InputError(f"{views.folder} has no {name}", remedy=remedy)
+            there = what in lacking and (views.folder / name).exists()
+            given = f"{views.folder / name} holds no {lacking[what]}" if there else (
+                f"{views.folder} has no {name}"
+            )  # fmt: skip
+            raise InputError(given, remedy=remedy)
 
 
 # ---------------------------------------------------------------- files
 
 
-def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     """Images of a folder without their masks, in natural order (view_2 before view_10)."""
     found = [
-        p
+        metadata.inside(folder, p.name, "a link")
         for p in folder.iterdir()
         if p.suffix.lower() in image_files.SUFFIXES
         and not p.name.startswith(".")
-        and not p.stem.endswith(("_mask", "_ignore"))
+        and not p.stem.endswith(("_mask", "_ignore", "_labels"))
         and p.is_file()
     ]
     if not found:
@@ -172,104 +226,3 @@ def _select(select: Sequence[int] | None, count: int, folder: pathlib.Path) -> t
             expected=f"different numbers from 0 to {count - 1}",
         )
     return chosen
-
-
-# ---------------------------------------------------------------- pixels
-
-
-def _read_pixels(
-    files: list[pathlib.Path], entries: list[dict], document: dict | None
-) -> dict[str, Any]:
-    """Images, masks and valid pixels of the views, padded to one size."""
-    colours, masks, valids = [], [], []
-    for path, entry in zip(files, entries, strict=True):
-        colour, alpha = image_files.read_image(path)
-        height, width = colour.shape[:2]
-        _check_declared_size(path, entry, document, height, width)
-        colours.append(colour)
-        masks.append(_read_subject(path, alpha, (height, width)))
-        valids.append(_read_valid(path, (height, width)))
-    lacking = [f.name for f, m in zip(files, masks, strict=True) if m is None]
-    if lacking and len(lacking) < len(files):
-        raise InputError(
-            f"{files[0].parent}: {', '.join(lacking)} have no mask, the other views have",
-            expected="a mask for every view, or for none",
-            remedy=f"add {pathlib.Path(lacking[0]).stem}_mask.png, white on the subject",
-        )
-    sizes = np.array([c.shape[:2] for c in colours], np.int64)
-    height, width = (int(n) for n in sizes.max(axis=0))
-    if height * width * len(files) > MAX_TOTAL_PIXELS:
-        raise InputError(
-            f"{len(files)} views of {width} x {height} pixels are too many at once",
-            expected=f"at most {MAX_TOTAL_PIXELS // 10**6} million pixels in all",
-            remedy="use fewer views (--views) or smaller images",
-        )
-    return {
-        "sizes": sizes,
-        "images": _stack(colours, (height, width), 1.0, np.float32),
-        "mask": None if lacking else _stack(masks, (height, width), 0.0, np.float32),
-        "valid": _stack(valids, (height, width), 0.0, np.bool_),
-    }
-
-
-def _stack(arrays: list, size: tuple[int, int], fill: float, dtype: Any) -> np.ndarray:
-    """Stack images, padded at the right and the bottom."""
-    stacked = np.full((len(arrays), *size, *arrays[0].shape[2:]), fill, dtype)
-    for target, array in zip(stacked, arrays, strict=True):
-        target[: array.shape[0], : array.shape[1]] = array
-    return stacked
-
-
-def _check_declared_size(
-    path: pathlib.Path, entry: dict, document: dict | None, height: int, width: int
-) -> None:
-    declared = {**(document or {}), **entry}
-    for name, actual in (("width", width), ("height", height)):
-        if name in declared and declared[name] != actual:
-            raise InputError(
-                f"{path} is {width} x {height} pixels; cameras.json says {name} {declared[name]}",
-                expected="images of the size that K was made for",
-                remedy="use the original images, or scale K, width and height",
-            )
-
-
-def _read_subject(
-    path: pathlib.Path, alpha: np.ndarray | None, size: tuple[int, int]
-) -> np.ndarray | None:
-    """The subject's mask from its own file, else from alpha, else None."""
-    file = path.with_name(f"{path.stem}_mask.png")
-    if file.exists():
-        mask = image_files.read_mask(file)
-        _check_mask_size(file, mask, size)
-        source = f"mask {file}"
-    elif alpha is not None:
-        mask = image_files.binary(alpha)
-        source = f"alpha channel of {path}"
-    else:
-        return None
-    if mask.all() or not mask.any():
-        raise InputError(
-            f"the {source} marks {'every pixel' if mask.all() else 'nothing'} as the subject",
-            expected="white (opaque) on the subject, black (transparent) around it",
-            remedy=f"correct it, or add {path.stem}_mask.png",
-        )
-    return mask
-
-
-def _read_valid(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    file = path.with_name(f"{path.stem}_ignore.png")
-    if not file.exists():
-        return np.ones(size, np.bool_)
-    ignored = image_files.read_mask(file)
-    _check_mask_size(file, ignored, size)
-    if ignored.all():
-        raise InputError(f"{file} ignores every pixel", expected="white on what to ignore only")
-    return ~ignored
-
-
-def _check_mask_size(file: pathlib.Path, mask: np.ndarray, size: tuple[int, int]) -> None:
-    if mask.shape != size:
-        raise InputError(
-            f"{file} is {mask.shape[1]} x {mask.shape[0]} pixels",
-            expected=f"the size of its image, {size[1]} x {size[0]}",
-        )

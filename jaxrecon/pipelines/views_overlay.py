@@ -1,4 +1,4 @@
-"""What cameras, masks and landmarks of a views folder mean, as numbers and as pictures."""
+"""What cameras, masks and landmarks of a views folder mean, as numbers and drawn over each view."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxrecon.geometry.cameras import project_shared, triangulate
 from jaxrecon.pipelines import output
+from jaxrecon.pipelines import views_drawing as drawing
 from jaxrecon.pipelines.views import Views
 from jaxrecon.types import Cameras
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
 _SIDE = 1024
-"""Longest side of a picture, pixels."""
+"""Longest side of a picture without its legend, pixels."""
+_LEGEND = 28
 _OUTLINE = (255, 0, 255)
-_SEEN, _HIDDEN, _REPROJECTED = (0, 200, 0), (255, 140, 0), (0, 90, 255)
-_AXES = (("x", (230, 0, 0)), ("y", (0, 150, 0)), ("z", (0, 60, 230)))
+_SEEN, _HIDDEN, _REPROJECTED, _ERROR = (0, 200, 0), (255, 140, 0), (0, 90, 255), (230, 0, 60)
+_SEEN_TEXT, _HIDDEN_TEXT = (0, 100, 0), (170, 80, 0)
+_HATCH = 16
+"""Pixels between the lines over what is ignored."""
+AXES = (("x", (230, 0, 0)), ("y", (0, 150, 0)), ("z", (0, 60, 230)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Reprojection:
     """Landmarks triangulated from the views of one expression, seen again by their cameras."""
 
+    points: Float[np.ndarray, "v 68 3"]
+    """World units, of each view's expression; NaN where a landmark could not be triangulated."""
     pixels: Float[np.ndarray, "v 68 2"]
     """NaN where a landmark could not be triangulated."""
     errors: Float[np.ndarray, "v 68"]
@@ -45,6 +52,7 @@ def reproject(views: Views) -> Reprojection | None:
     """
     if views.cameras is None or views.landmarks2d is None or views.landmark_weights is None:
         return None
+    points = np.full((*views.landmarks2d.shape[:2], 3), np.nan, np.float32)
     pixels = np.full(views.landmarks2d.shape, np.nan, np.float32)
     for expression in np.unique(views.expression):
         group = np.flatnonzero(views.expression == expression)
@@ -53,16 +61,21 @@ def reproject(views: Views) -> Reprojection | None:
         cameras = jax.tree.map(
             lambda x, group=group: np.asarray(x[group], np.float32), views.cameras
         )
-        pixels[group] = _reproject(cameras, views.landmarks2d[group], views.landmark_weights[group])
+        points[group], pixels[group] = _reproject(
+            cameras, views.landmarks2d[group], views.landmark_weights[group]
+        )
     errors = np.linalg.norm(pixels - views.landmarks2d, axis=-1)
-    return Reprojection(pixels, np.where(views.landmark_weights > 0, errors, np.nan))
+    return Reprojection(points, pixels, np.where(views.landmark_weights > 0, errors, np.nan))
 
 
 @jax.jit
-def _reproject(cameras: Cameras, pixels: jax.Array, weights: jax.Array) -> jax.Array:
-    """(v, p, 2) pixels -> the pixels of their triangulation, NaN where that is ill-posed."""
+def _reproject(
+    cameras: Cameras, pixels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(v, p, 2) pixels -> their triangulation and its pixels, NaN where that is ill-posed."""
     points, known = triangulate(cameras, pixels, weights)
-    return jnp.where(known[None, :, None], project_shared(cameras, points)[0], jnp.nan)
+    again = jnp.where(known[None, :, None], project_shared(cameras, points)[0], jnp.nan)
+    return jnp.where(known[:, None], points, jnp.nan), again
 
 
 def axes_length(views: Views) -> float:
@@ -77,9 +90,9 @@ def write_overlays(
 ) -> list[pathlib.Path]:
     """Draw each view as `doctor_view_NNN.png` in a folder.
 
-    Mask outline in magenta, ignored pixels in grey, landmarks with their numbers (seen: green disc;
-    hidden: orange ring), where their triangulation falls (blue cross), world axes (x red, y green,
-    z blue) at the world's origin.
+    Mask outline in magenta, ignored pixels hatched in grey, landmarks with their numbers (seen:
+    green disc; hidden: orange ring), where their triangulation falls (blue cross, with a red line
+    from the landmark), world axes (x red, y green, z blue) at the world's origin.
     """
     return [
         _write_overlay(views, i, folder / f"doctor_view_{number:03d}.png", reprojection)
@@ -95,29 +108,53 @@ def _write_overlay(
     height, width = (int(n) for n in views.sizes[i])
     scale = _SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pixels = np.where(views.valid[i][..., None], views.images[i], 0.5)[:height, :width]
-    picture = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
-    if views.mask is not None:
-        mask = Image.fromarray(views.mask[i, :height, :width].astype(np.uint8))
-        inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0
-        picture = Image.fromarray(
-            np.where(_outline(inside)[..., None], np.array(_OUTLINE, np.uint8), np.asarray(picture))
-        )
-    draw = ImageDraw.Draw(picture)
+    fine = _ground(views, i, (drawing.FINE * size[0], drawing.FINE * size[1]))
+    draw = ImageDraw.Draw(fine)
     if views.cameras is not None:
         _draw_axes(draw, views, i, scale)
     if views.landmarks2d is not None:
         _draw_landmarks(draw, views, i, scale, reprojection)
+    picture = Image.new("RGB", (size[0], size[1] + _LEGEND), (255, 255, 255))
+    picture.paste(drawing.smooth(fine))
+    draw = ImageDraw.Draw(picture)
+    taken: list[drawing.Box] = []
+    if views.cameras is not None:
+        _name_axes(draw, views, i, scale, taken)
+    if views.landmarks2d is not None:
+        _number_landmarks(draw, views, i, scale, taken)
+    _write_legend(draw, size[1], views, reprojection)
     with output.atomic(path) as temporary:
         picture.save(temporary, format="PNG")
     return path
 
 
-def _outline(inside: np.ndarray) -> np.ndarray:
-    """Pixels of a mask that touch its outside, two wide."""
+def _ground(views: Views, i: int, size: tuple[int, int]) -> Image.Image:
+    """The photograph at some size, with the mask's outline and a hatch over what is ignored."""
+    from PIL import Image
+
+    height, width = (int(n) for n in views.sizes[i])
+    pixels = np.round(views.images[i, :height, :width] * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+    def enlarged(mask: np.ndarray) -> Bool[np.ndarray, "h w"]:
+        image = Image.fromarray(np.where(mask[:height, :width] > 0, 255, 0).astype(np.uint8))
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) > 127
+
+    colours = np.asarray(picture).copy()
+    ignored = enlarged(~views.valid[i])
+    colours[ignored] = colours[ignored] // 2 + 64
+    row, column = np.ogrid[: size[1], : size[0]]
+    lines = (row + column) % (_HATCH * drawing.FINE) < 2 * drawing.FINE
+    colours[ignored & lines] = (90, 90, 90)
+    if views.mask is not None:
+        colours[_outline(enlarged(views.mask[i]), 2 * drawing.FINE)] = _OUTLINE
+    return Image.fromarray(colours)
+
+
+def _outline(inside: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of a mask within some steps of its outside."""
     core = inside
-    for _ in range(2):
+    for _ in range(width):
         padded = np.pad(core, 1, mode="edge")
         core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inside & ~core
@@ -127,21 +164,56 @@ def _numpy_camera(views: Views, i: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(getattr(views.cameras, name)[i]) for name in ("K", "R", "t")}
 
 
-def _draw_axes(draw: ImageDraw.ImageDraw, views: Views, i: int, scale: float) -> None:
+# ---------------------------------------------------------------- axes
+
+
+def _axes_pixels(views: Views, i: int, scale: float) -> np.ndarray | None:
+    """Pixels (4, 2) of the world's origin and of the ends of its axes; None behind the camera."""
     camera = _numpy_camera(views, i)
-    length = axes_length(views)
-    points = np.concatenate([np.zeros((1, 3)), length * np.eye(3)])
+    points = np.concatenate([np.zeros((1, 3)), axes_length(views) * np.eye(3)])
     x = points @ camera["R"].T + camera["t"]
     if x[0, 2] <= 0:
-        _text(draw, (8, 8), "the world's origin is behind this camera", _AXES[0][1])
+        return None
+    return (x @ camera["K"].T)[:, :2] / np.maximum(x[:, 2:], 1e-6) * scale
+
+
+def _draw_axes(draw: ImageDraw.ImageDraw, views: Views, i: int, scale: float) -> None:
+    p = _axes_pixels(views, i, scale)
+    for (_, colour), end in zip(AXES, [] if p is None else p[1:], strict=False):
+        drawing.line(draw, [p[0], end], colour, 3)  # pyright: ignore[reportOptionalSubscript]
+
+
+def _name_axes(
+    draw: ImageDraw.ImageDraw, views: Views, i: int, scale: float, taken: list[drawing.Box]
+) -> None:
+    p = _axes_pixels(views, i, scale)
+    if p is None:
+        drawing.text(draw, (8, 8), "the world's origin is behind this camera", AXES[0][1], 15)
         return
-    p = (x @ camera["K"].T)[:, :2] / np.maximum(x[:, 2:], 1e-6) * scale
-    if not (np.abs(p) < 1e5).all():
-        return
-    for (name, colour), end in zip(_AXES, p[1:], strict=True):
-        draw.line([tuple(p[0]), tuple(end)], fill=colour, width=4)
-        _text(draw, tuple(end + 4), name, colour)
-    _text(draw, (8, 8), f"axes: {length:g} {views.units} from the world's origin", (0, 0, 0))
+    for (name, colour), end in zip(AXES, p[1:], strict=True):
+        if (np.abs(end) < 1e5).all():
+            at = drawing.label_place(end, (14, 18), taken, away=p[0])
+            drawing.text(draw, at, name, colour, 18, "mm")
+    unit = unit_name(views)
+    drawing.text(
+        draw, (8, 8), f"axes: {axes_length(views):g} {unit} from the origin", (0, 0, 0), 15
+    )
+
+
+def unit_name(views: Views) -> str:
+    """The world's unit, short."""
+    return {"millimetres": "mm", "metres": "m"}.get(views.units or "", "units")
+
+
+# ---------------------------------------------------------------- landmarks
+
+
+def _landmarks(views: Views, i: int, scale: float) -> list[tuple[int, np.ndarray, bool]]:
+    """Number, place in the picture, and whether it is seen, of each known landmark."""
+    marks: Any = views.landmarks2d
+    weights: Any = views.landmark_weights
+    valid: Any = views.landmark_valid
+    return [(int(k), marks[i, k] * scale, bool(weights[i, k] > 0)) for k in np.flatnonzero(valid)]
 
 
 def _draw_landmarks(
@@ -151,21 +223,42 @@ def _draw_landmarks(
     scale: float,
     reprojection: Reprojection | None,
 ) -> None:
-    marks: Any = views.landmarks2d
-    weights: Any = views.landmark_weights
-    valid: Any = views.landmark_valid
-    for k in np.flatnonzero(valid):
-        u, v = marks[i, k] * scale
-        seen = weights[i, k] > 0
-        colour = _SEEN if seen else _HIDDEN
-        draw.ellipse([u - 3, v - 3, u + 3, v + 3], outline=colour, fill=colour if seen else None)
-        _text(draw, (u + 4, v - 5), str(k), colour)
-        if reprojection is not None and np.isfinite(reprojection.pixels[i, k]).all():
-            a, b = reprojection.pixels[i, k] * scale
-            if max(abs(a), abs(b)) < 1e5:
-                draw.line([a - 5, b, a + 5, b], fill=_REPROJECTED)
-                draw.line([a, b - 5, a, b + 5], fill=_REPROJECTED)
+    for k, at, seen in _landmarks(views, i, scale):
+        drawing.disc(draw, at, 3.5, _SEEN if seen else None, _SEEN if seen else _HIDDEN)
+        if reprojection is None or not np.isfinite(reprojection.pixels[i, k]).all():
+            continue
+        again = reprojection.pixels[i, k] * scale
+        if seen and np.linalg.norm(again - at) > 4:  # shorter ones are under the disc
+            drawing.line(draw, [at, again], _ERROR)
+        for step in ((5, 0), (0, 5)):
+            drawing.line(draw, [again - step, again + step], _REPROJECTED)
 
 
-def _text(draw: ImageDraw.ImageDraw, at: tuple, text: str, colour: tuple) -> None:
-    draw.text(at, text, fill=colour, stroke_width=1, stroke_fill=(255, 255, 255))
+def _number_landmarks(
+    draw: ImageDraw.ImageDraw, views: Views, i: int, scale: float, taken: list[drawing.Box]
+) -> None:
+    marks = _landmarks(views, i, scale)
+    taken += [(x - 4, y - 4, x + 4, y + 4) for _, (x, y), _ in marks]
+    for k, at, seen in marks:
+        if (np.abs(at) < 1e5).all():
+            place = drawing.label_place(at, (15 if k > 9 else 8, 11), taken)
+            drawing.text(draw, place, str(k), _SEEN_TEXT if seen else _HIDDEN_TEXT, 12, "mm")
+
+
+def _write_legend(
+    draw: ImageDraw.ImageDraw, top: int, views: Views, reprojection: Reprojection | None
+) -> None:
+    """One line below the picture that says what its signs mean."""
+    words: list[tuple[str, drawing.Colour]] = []
+    if views.mask is not None:
+        words.append(("outline: mask", (190, 0, 190)))
+    if views.landmarks2d is not None:
+        words += [("disc: landmark", _SEEN_TEXT), ("ring: hidden landmark", _HIDDEN_TEXT)]
+    if reprojection is not None:
+        words.append(("cross: where the cameras put it", _REPROJECTED))
+    if not views.valid.all():
+        words.append(("hatched: ignored", (90, 90, 90)))
+    x = 8.0
+    for word, colour in words:
+        drawing.text(draw, (x, top + _LEGEND / 2), word, colour, 14, "lm")
+        x += draw.textlength(word, font=drawing.font(14)) + 20

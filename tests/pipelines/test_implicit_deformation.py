@@ -6,78 +6,31 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
-from data_pipelines.head_points import HEAD_CENTRE_MM, HEAD_SCALE_MM
-from data_pipelines.render_head import RenderConfig, render_subject
-from data_pipelines.synthetic_head import sphere, write_synthetic_head
+from data_pipelines.head_points import HEAD_SCALE_MM
+from data_pipelines.render_head import render_subject
 from jaxrecon.errors import InputError
-from jaxrecon.fitting.problem import FitConfig
 from jaxrecon.geometry.mesh_io import load_mesh
-from jaxrecon.geometry.sphere_tracing import TraceConfig
 from jaxrecon.interop.weights import load_weights, save_weights
-from jaxrecon.models.layers import Encoding
-from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.pipelines import implicit_deformation as pipeline
 from jaxrecon.pipelines import implicit_deformation_inputs as inputs
 from jaxrecon.pipelines.implicit_deformation import Options, load_prior, reconstruct_folder
 from jaxrecon.pipelines.views import load_views
-from jaxrecon.systems.implicit_deformation import networks
+from tests.pipelines.toy_prior import FIT, VIEWS, write_toy_model, write_toy_weights
 
-NETWORK = networks.Config(
-    id_dim=6, exp_dim=13, colour_dim=4, features=4,
-    reference_hidden=(96, 96), deformation_hidden=(8,), rendering_hidden=(8,),
-    encoding=Encoding(bands=1, include_input=True, scale=1.57),
-    code_everywhere=True, weight_norm=False,
-)  # fmt: skip
-FIT = FitConfig(
-    rays=32,
-    landmark_steps=8,
-    switch_steps=2,
-    weight_steps=2,
-    residual_steps=2,
-    trace=TraceConfig(tolerance=1e-3, steps=12, samples=8, stages=1),
-)
-VIEWS = RenderConfig(expressions=("neutral", "open"), views=3, size=64, supersampling=1)
 FILES = {"mesh.ply", "mesh.glb", "fit.json", "state.npz", "report.html"}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_synthetic_head(tmp_path_factory.mktemp("model") / "head.npz")
+    return write_toy_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def weights(model, tmp_path_factory):
-    """An untrained network, whose landmarks are nevertheless the model's."""
-    face = load_face_model(model)
-    params = jax.jit(networks.init, static_argnums=1)(jax.random.key(0), NETWORK)["params"]
-    # The start is roughly a ball: of 0.62 canonical units (93 mm), then.
-    ball = 0.62 * np.float32(sphere(1)[0])
-    values = jax.jit(lambda p, x: networks.level_set(NETWORK, networks.condition(p, None), x))
-    last = params["reference"]["layer_2"]
-    last["bias"] = last["bias"].at[0].add(-values(params, ball).mean())
-    marks = np.asarray(face.landmarks)
-    single = np.float32
-    latent = {
-        "id_mean": np.zeros(6), "id_basis": np.eye(6),
-        "exp_mean": np.full(13, 0.1), "exp_basis": 0.2 * np.eye(13),
-        "colour_mean": np.zeros(4), "colour_basis": np.eye(4)[:2],
-        "landmarks_mean": (face.mean[marks] - HEAD_CENTRE_MM) / HEAD_SCALE_MM,
-        "landmarks_id": face.identity[:, marks] / HEAD_SCALE_MM,
-        "landmarks_exp": face.expression[:, marks] / HEAD_SCALE_MM,
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("weights") / "toy"
-    tree = {"params": params, "latent": latent}
-    header = {
-        "system": "implicit_deformation",
-        "network": dataclasses.asdict(NETWORK),
-        "canonical": {"unit_mm": HEAD_SCALE_MM},
-    }
-    save_weights(path, jax.tree.map(lambda x: single(x), tree), header)
-    return path
+    return write_toy_weights(model, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +221,7 @@ def test_bad_folders_are_refused_and_older_results_stay(spoiled, weights, spoil,
     folder, out = spoiled
     spoil(folder)
     with pytest.raises(InputError, match=word):
-        reconstruct_folder(folder, out, options(weights))
+        reconstruct_folder(folder, out, options(weights, cameras="given"))
     assert {p.name: p.read_text() for p in (out / "anna").iterdir()} == {
         name: f"older {name}" for name in FILES
     }
@@ -276,7 +229,7 @@ def test_bad_folders_are_refused_and_older_results_stay(spoiled, weights, spoil,
 
 @pytest.mark.parametrize(
     "bad",
-    [{"cameras": "estimate"}, {"preset": "best"}, {"resolution": 30}, {"resolution": 4}],
+    [{"cameras": "guess"}, {"preset": "best"}, {"resolution": 30}, {"resolution": 4}],
     ids=str,
 )
 def test_bad_options_are_refused(bad):

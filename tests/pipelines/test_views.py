@@ -10,47 +10,24 @@ from PIL import Image
 from jaxrecon.errors import InputError
 from jaxrecon.pipelines import images
 from jaxrecon.pipelines.views import load_views
-
-K = [[50.0, 0.0, 8.0], [0.0, 50.0, 6.0], [0.0, 0.0, 1.0]]
-R = [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]
-HEIGHT, WIDTH = 12, 16
-
-
-def _rgba(rng, height=HEIGHT, width=WIDTH):
-    pixels = rng.integers(0, 256, (height, width, 4), np.uint8)
-    pixels[..., 3] = 0
-    pixels[3:9, 4:12, 3] = 255
-    return pixels
-
-
-def _entry(i, **changes):
-    return {"file": f"view_{i:03d}.png", "K": K, "R": R, "t": [0, 1, 100 + i], **changes}
-
-
-def _cameras(folder: pathlib.Path, views, **changes):
-    document = {"width": WIDTH, "height": HEIGHT, "units": "millimetres", "views": views, **changes}
-    (folder / "cameras.json").write_text(json.dumps(document))
-
-
-def _landmarks(count=3, **changes):
-    points = np.random.default_rng(1).uniform(0, 12, (count, 68, 2)).tolist()
-    return {
-        "landmarks2d": points,
-        "visible": [[True] * 68] * count,
-        "valid": [True] * 68,
-        **changes,
-    }
+from tests.pipelines.views_folder import (
+    HEIGHT,
+    WIDTH,
+    K,
+    R,
+    edit,
+    entry,
+    landmarks,
+    rgba,
+    write_cameras,
+    write_views,
+)
 
 
 @pytest.fixture
 def folder(tmp_path, rng) -> pathlib.Path:
     """Three views with alpha, cameras and landmarks."""
-    for i in range(3):
-        Image.fromarray(_rgba(rng)).save(tmp_path / f"view_{i:03d}.png")
-    _cameras(tmp_path, [_entry(0), _entry(1, expression=1), _entry(2, gt="gt.ply")])
-    (tmp_path / "landmarks.json").write_text(json.dumps(_landmarks()))
-    (tmp_path / "gt.ply").write_text("ply")
-    return tmp_path
+    return write_views(tmp_path, rng)
 
 
 def test_a_complete_folder(folder):
@@ -67,7 +44,8 @@ def test_a_complete_folder(folder):
     np.testing.assert_array_equal(views.cameras.K[2], K)
     assert views.expression.tolist() == [0, 1, 0]
     assert views.ground_truth == (None, None, folder / "gt.ply")
-    assert views.landmark_weights.sum() == 3 * 68
+    assert views.landmark_weights.sum() == 3 * 68 and views.warnings == ()
+    np.testing.assert_array_equal(views.intrinsics, views.cameras.K)
 
 
 def test_select_takes_views_in_the_order_asked(folder):
@@ -104,8 +82,8 @@ def test_mask_file_wins_over_alpha_and_ignore_is_invalid(folder):
 
 def test_plain_folder_in_natural_order_and_one_photo(tmp_path, rng):
     for i in (10, 2, 1):
-        Image.fromarray(_rgba(rng)[..., :3]).save(tmp_path / f"view_{i}.png")
-    Image.fromarray(_rgba(rng)[..., 3]).save(tmp_path / "view_2_mask.png")
+        Image.fromarray(rgba(rng)[..., :3]).save(tmp_path / f"view_{i}.png")
+    Image.fromarray(rgba(rng)[..., 3]).save(tmp_path / "view_2_mask.png")
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(InputError, match="view_1.png, view_10.png have no mask"):
         load_views(tmp_path)
@@ -121,8 +99,8 @@ def test_plain_folder_in_natural_order_and_one_photo(tmp_path, rng):
 
 
 def test_sizes_are_padded_at_the_right_and_the_bottom(tmp_path, rng):
-    Image.fromarray(_rgba(rng, 12, 20)).save(tmp_path / "a.png")
-    Image.fromarray(_rgba(rng, 15, 16)).save(tmp_path / "b.png")
+    Image.fromarray(rgba(rng, 12, 20)).save(tmp_path / "a.png")
+    Image.fromarray(rgba(rng, 15, 16)).save(tmp_path / "b.png")
     views = load_views(tmp_path)
     assert views.images.shape == (2, 15, 20, 3) and views.sizes.tolist() == [[12, 20], [15, 16]]
     assert (views.images[0, 12:] == 1).all() and (views.mask[1, :, 16:] == 0).all()
@@ -181,7 +159,7 @@ def _mask_of(value, size=(WIDTH, HEIGHT)):
 def _views(*views, **changes):
     def spoil(folder):
         (folder / "landmarks.json").unlink()
-        _cameras(folder, list(views), **changes)
+        write_cameras(folder, list(views), **changes)
 
     return spoil
 
@@ -191,11 +169,11 @@ def _text(name, text):
 
 
 def _marks(**changes):
-    return _text("landmarks.json", json.dumps(_landmarks(**changes)))
+    return _text("landmarks.json", json.dumps(landmarks(**changes)))
 
 
 def _marks_with_nan(folder):
-    document = _landmarks()
+    document = landmarks()
     document["landmarks2d"][1][5] = [None, 3.0]
     (folder / "landmarks.json").write_text(json.dumps(document))
 
@@ -214,30 +192,30 @@ BAD = {
     "not an object": (_text("cameras.json", "[]"), "no object"),
     "no views": (_views(), "lists no views"),
     "a view is no object": (_views(3), "lists no views"),
-    "absent image": (_views(_entry(7)), "no image at .*view_007.png"),
-    "path escape": (_views(_entry(0, file="../x.png")), "outside the folder"),
-    "absolute path": (_views(_entry(0, file="/etc/hostname")), "outside the folder"),
-    "null byte": (_views(_entry(0, file="a\0b")), "outside the folder"),
-    "mesh escape": (_views(_entry(0, gt="../../gt.ply")), "outside the folder"),
-    "K with NaN": (_views(_entry(0, K=[[float("nan"), 0, 8], K[1], K[2]])), "K is .*NaN"),
-    "K ragged": (_views(_entry(0, K=[[1, 2], [3]])), "K is"),
-    "K absent": (_views(_entry(0, K=None)), "K is null"),
-    "K singular": (_views(_entry(0, K=[[0, 0, 8], K[1], K[2]])), "not a pinhole"),
-    "K not pinhole": (_views(_entry(0, K=[K[0], K[1], [0, 0.1, 1]])), "not a pinhole"),
-    "R scaled": (_views(_entry(0, R=(2 * np.array(R)).tolist())), "R is not a rotation: off by 3"),
-    "R mirrored": (_views(_entry(0, R=GL_ROTATION)), "a reflection"),
-    "t infinite": (_views(_entry(0, t=[0, 0, float("inf")])), "t is .*Infinity"),
-    "t short": (_views(_entry(0, t=[0, 0])), "expected: 3 finite"),
-    "huge number": (_views(_entry(0, t=[0, 0, 10**400])), "t is"),
-    "units": (_views(_entry(0), units="inches"), "units is 'inches'"),
-    "size": (_views(_entry(0), width=99), "cameras.json says width 99"),
-    "expression": (_views(_entry(0, expression="smile")), "expression of view 0 is 'smile'"),
+    "absent image": (_views(entry(7)), "no image at .*view_007.png"),
+    "path escape": (_views(entry(0, file="../x.png")), "outside the folder"),
+    "absolute path": (_views(entry(0, file="/etc/hostname")), "outside the folder"),
+    "null byte": (_views(entry(0, file="a\0b")), "null byte"),
+    "mesh escape": (_views(entry(0, gt="../../gt.ply")), "outside the folder"),
+    "K with NaN": (_views(entry(0, K=[[float("nan"), 0, 8], K[1], K[2]])), "K is .*NaN"),
+    "K ragged": (_views(entry(0, K=[[1, 2], [3]])), "K is"),
+    "K absent": (_views(entry(0, K=None)), "have R and t only"),
+    "K singular": (_views(entry(0, K=[[0, 0, 8], K[1], K[2]])), "not a pinhole"),
+    "K not pinhole": (_views(entry(0, K=[K[0], K[1], [0, 0.1, 1]])), "not a pinhole"),
+    "R scaled": (_views(entry(0, R=(2 * np.array(R)).tolist())), "R is not a rotation: off by 3"),
+    "R mirrored": (_views(entry(0, R=GL_ROTATION)), "a reflection"),
+    "t infinite": (_views(entry(0, t=[0, 0, float("inf")])), "t is .*Infinity"),
+    "t short": (_views(entry(0, t=[0, 0])), "expected: 3 finite"),
+    "huge number": (_views(entry(0, t=[0, 0, 10**400])), "t is"),
+    "units": (_views(entry(0), units="inches"), 'units is "inches"'),
+    "size": (_views(entry(0), width=99), "cameras.json says width 99"),
+    "expression": (_views(entry(0, expression="smile")), 'expression of view 0 is "smile"'),
     "landmarks shape": (_marks(landmarks2d=[[[0, 0]] * 67] * 3), r"has shape \(3, 67, 2\)"),
-    "landmarks ragged": (_marks(landmarks2d=[[0], [1, 2]]), "has shape"),
-    "landmarks of other views": (_marks(count=2), "visible is not"),
+    "landmarks ragged": (_marks(landmarks2d=[[0], [1, 2]]), "unequal length"),
+    "landmarks of other views": (_marks(count=2), r"visible is .* shape \(3, 68\)"),
     "landmarks not finite": (_marks_with_nan, "not a place"),
     "few landmarks": (_marks(valid=[True] * 19 + [False] * 49), "only 19 of 68"),
-    "valid not booleans": (_marks(valid=[0.5] * 68), "valid is not"),
+    "valid not booleans": (_marks(valid=[0.5] * 68), "valid is .*not booleans"),
 }
 
 
@@ -268,7 +246,7 @@ def test_too_large_images_are_refused_before_decoding(tmp_path, monkeypatch):
 
 
 def test_too_many_pixels_in_all(folder, monkeypatch):
-    monkeypatch.setattr("jaxrecon.pipelines.views.MAX_TOTAL_PIXELS", 3 * HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("jaxrecon.pipelines.views_pixels.MAX_TOTAL_PIXELS", 3 * HEIGHT * WIDTH - 1)
     with pytest.raises(InputError, match="too many at once"):
         load_views(folder)
     assert load_views(folder, (0, 1)).images.shape[0] == 2
@@ -278,7 +256,7 @@ def test_hidden_landmarks_keep_their_place_and_lose_their_weight(folder):
     visible = np.ones((3, 68), bool)
     visible[1, 4] = False
     valid = np.arange(68) != 9
-    document = _landmarks(visible=visible.tolist(), valid=valid.tolist())
+    document = landmarks(visible=visible.tolist(), valid=valid.tolist())
     document["landmarks2d"][0][9] = [None, None]  # unknown: its coordinates do not matter
     (folder / "landmarks.json").write_text(json.dumps(document))
     views = load_views(folder)
@@ -291,6 +269,103 @@ def test_hidden_landmarks_keep_their_place_and_lose_their_weight(folder):
 def test_no_valid_landmark_means_no_landmarks(folder):
     _marks(valid=[False] * 68)(folder)
     assert load_views(folder).landmarks2d is None
+
+
+def test_landmarks_outside_their_picture_are_hidden_and_told(folder):
+    document = landmarks()
+    document["landmarks2d"][0][3], document["landmarks2d"][0][7] = [-1, -1], [5, HEIGHT + 0.5]
+    document["landmarks2d"][2][0] = [WIDTH + 1, 3]
+    document["visible"] = [[j != 7 for j in range(68)]] * 3
+    document["valid"] = [j > 1 for j in range(68)]
+    (folder / "landmarks.json").write_text(json.dumps(document))
+    views = load_views(folder)
+    np.testing.assert_array_equal(views.landmark_weights.sum(axis=1), [64, 65, 65])
+    assert views.landmark_weights[0, 3] == 0  # invalid and hidden ones may lie anywhere
+    assert views.warnings == (
+        "view_000.png: 1 seen landmarks lie outside the image; they are taken as hidden",
+        "2 of the 68 landmarks are not valid: the fit does without",
+    )
+
+
+# ---------------------------------------------------------------- what cameras.json may leave out
+
+
+@pytest.mark.parametrize(
+    ("looks", "labels", "told"),
+    [
+        ((..., ..., ...), [0, 0, 0], None),
+        ((5, 5, 2), [5, 5, 2], None),
+        ((1, ..., 1), [1, 3, 1], "view_001.png is unknown"),
+        ((None, 0, "unknown"), [1, 0, 3], "view_000.png, view_002.png is unknown"),
+        (("unknown",) * 3, [0, 1, 2], "view_000.png, view_001.png, view_002.png"),
+    ],
+)
+def test_unknown_expressions_are_each_their_own(folder, looks, labels, told):
+    views = [entry(i) | ({} if x is ... else {"expression": x}) for i, x in enumerate(looks)]
+    write_cameras(folder, views)
+    found = load_views(folder)
+    assert found.expression.tolist() == labels
+    assert len(found.warnings) == (told is not None)
+    assert told is None or told in found.warnings[0]
+    chosen = load_views(folder, (2, 0))  # the choice of views does not change their labels
+    assert chosen.expression.tolist() == [labels[2], labels[0]]
+    assert load_views(folder, (1,)).warnings == ()
+
+
+def test_cameras_without_poses_or_scale(folder):
+    without = {"R": None, "t": None}
+    write_cameras(folder, [entry(i, **without) for i in range(3)])
+    views = load_views(folder, (2, 1))
+    assert views.cameras is None and views.units == "millimetres"
+    np.testing.assert_array_equal(views.intrinsics, [K, K])
+    with pytest.raises(InputError, match="cameras.json holds no K, R and t"):
+        load_views(folder, need=("cameras",))
+    write_cameras(folder, [{"file": "view_002.png"}, {"file": "view_000.png"}], units=None)
+    (folder / "landmarks.json").unlink()
+    views = load_views(folder)
+    assert views.names == ("view_002.png", "view_000.png")
+    assert views.cameras is views.intrinsics is views.units is None
+    write_cameras(folder, [entry(i) for i in range(3)], units="unknown")
+    views = load_views(folder)
+    assert views.units == "unknown" and views.cameras is not None
+    write_cameras(folder, [entry(0), entry(1, **without), entry(2, **without)])
+    assert load_views(folder, (1, 2)).cameras is None  # the chosen ones are alike
+    with pytest.raises(InputError, match='view 1 .*"view_001.png".* has no R, other views have'):
+        load_views(folder)
+
+
+def test_a_turned_photograph_and_its_camera(folder, rng):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for i in range(3):
+        Image.fromarray(rgba(rng)).save(folder / f"view_{i:03d}.png", exif=exif)
+    with pytest.raises(InputError, match="12 x 16 pixels .upright: an EXIF tag turns"):
+        load_views(folder)
+    edit(folder / "cameras.json", lambda d: d.update(width=HEIGHT, height=WIDTH))
+    edit(folder / "landmarks.json", lambda d: d.update(valid=[False] * 68))
+    views = load_views(folder)
+    assert views.sizes.tolist() == [[WIDTH, HEIGHT]] * 3 and "EXIF" in views.warnings[0]
+    (folder / "cameras.json").unlink()
+    assert load_views(folder).warnings == ()
+
+
+def test_links_stay_in_the_folder(folder, tmp_path_factory, rng):
+    outside = tmp_path_factory.mktemp("outside") / "photo.png"
+    Image.fromarray(rgba(rng)).save(outside)
+    (folder / "view_000_mask.png").symlink_to(outside)
+    with pytest.raises(InputError, match="view_000_mask.png.*lies outside"):
+        load_views(folder)
+    (folder / "view_000_mask.png").unlink()
+    (folder / "view_001.png").unlink()
+    (folder / "view_001.png").symlink_to(outside)
+    for _ in range(2):  # named in cameras.json, then listed
+        with pytest.raises(InputError, match="view_001.png.*lies outside"):
+            load_views(folder)
+        (folder / "cameras.json").unlink(missing_ok=True)
+    (folder / "view_001.png").unlink()
+    (folder / "view_001.png").symlink_to("view_002.png")
+    (folder / "landmarks.json").unlink()
+    assert len(load_views(folder).names) == 3
 
 
 def test_shared_faces(shared):
