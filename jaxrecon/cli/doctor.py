@@ -85,21 +85,30 @@ def _devices() -> str:
 def _check_views(path: pathlib.Path, out: pathlib.Path | None) -> None:
     from jaxrecon.pipelines.output import output_folder
     from jaxrecon.pipelines.views import load_views
+    from jaxrecon.pipelines.views_frusta import write_frusta
     from jaxrecon.pipelines.views_overlay import reproject, write_overlays
+    from jaxrecon.pipelines.views_remarks import missing, remarks
 
     views = load_views(path)
     reprojection = reproject(views)
     _print_views(views, reprojection)
+    for line in missing(views):
+        print(f"for a fit: {line}")
     for remark in remarks(views, reprojection):
         print(f"look at this: {remark}")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxrecon_")) if out is None else out
-    for picture in write_overlays(views, output_folder(folder), reprojection):
+    pictures = write_overlays(views, output_folder(folder), reprojection)
+    together = write_frusta(views, folder, reprojection)
+    for picture in pictures if together is None else [together, *pictures]:
         print(f"picture: {picture}")
 
 
 def _print_views(views: Views, reprojection: Reprojection | None) -> None:
-    unit = {"millimetres": "mm", "metres": "m"}.get(views.units or "", "")
-    header = ["view", "file", "size", "mask", "field", f"distance {unit}".strip()]
+    from jaxrecon.pipelines.views_overlay import unit_name
+    from jaxrecon.pipelines.views_remarks import USUAL_EYES_MM, eye_distance
+
+    unit = unit_name(views)
+    header = ["view", "file", "size", "mask", "field", f"distance {unit}"]
     rows = [[*header, "landmarks", "error px"]]
     for i, number in enumerate(views.indices):
         rows.append([str(number), *_row(views, i, reprojection)])
@@ -113,6 +122,9 @@ def _print_views(views: Views, reprojection: Reprojection | None) -> None:
         "  camera from the world's origin. landmarks: seen ones. error: median distance of those\n"
         "  from their triangulation by all views of the same expression."
     )
+    if (eyes := eye_distance(reprojection)) is not None:
+        usual = f"{USUAL_EYES_MM[0]:g} to {USUAL_EYES_MM[1]:g} mm"
+        print(f"  outer corners of the eyes: about {eyes:.3g} {unit} apart (people: {usual})")
 
 
 def _row(views: Views, i: int, reprojection: Reprojection | None) -> list[str]:
@@ -121,11 +133,10 @@ def _row(views: Views, i: int, reprojection: Reprojection | None) -> list[str]:
     height, width = views.sizes[i]
     row = [views.names[i], f"{width} x {height}"]
     row.append("none" if views.mask is None else f"{_mask_share(views, i):.0%}")
-    if views.cameras is None:
-        row += ["-", "-"]
-    else:
-        field = 2 * np.degrees(np.arctan(width / 2 / views.cameras.K[i, 0, 0]))
-        row += [f"{field:.1f}", f"{np.linalg.norm(np.asarray(views.cameras.t[i])):.4g}"]
+    K: Any = views.intrinsics
+    row.append("-" if K is None else f"{2 * np.degrees(np.arctan(width / 2 / K[i, 0, 0])):.1f}")
+    t: Any = None if views.cameras is None else views.cameras.t
+    row.append("-" if t is None else f"{np.linalg.norm(t[i]):.4g}")
     seen = None if views.landmark_weights is None else int(views.landmark_weights[i].sum())
     return [*row, "none" if seen is None else str(seen), _error(reprojection, i)]
 
@@ -142,34 +153,3 @@ def _error(reprojection: Reprojection | None, i: int) -> str:
     if reprojection is None or np.isnan(reprojection.errors[i]).all():
         return "-"
     return f"{np.nanmedian(reprojection.errors[i]):.2f}"
-
-
-def remarks(views: Views, reprojection: Reprojection | None) -> list[str]:
-    """What is allowed but unlikely to be meant, one sentence each."""
-    import numpy as np
-
-    found = []
-    for i, number in enumerate(views.indices):
-        height, width = (int(n) for n in views.sizes[i])
-        name = f"view {number} ({views.names[i]})"
-        if reprojection is not None and not np.isnan(reprojection.errors[i]).all():
-            error = float(np.nanmedian(reprojection.errors[i]))
-            if error > max(2.0, 0.01 * width):
-                found.append(
-                    f"{name}: landmarks are {error:.1f} pixels from where the cameras put them."
-                    " Is R camera from world, with OpenCV axes? Is K for this image size? Are the"
-                    " landmarks in the order of the views?"
-                )
-        if views.cameras is not None:
-            cx, cy = views.cameras.K[i, 0, 2], views.cameras.K[i, 1, 2]
-            if not (0 < cx < width and 0 < cy < height):
-                found.append(
-                    f"{name}: the principal point ({cx:.0f}, {cy:.0f}) lies outside the image."
-                    " Is K for this image size?"
-                )
-        if views.landmarks2d is not None and views.landmark_weights is not None:
-            seen = views.landmarks2d[i][views.landmark_weights[i] > 0]
-            outside = ((seen < 0) | (seen > (width, height))).any(axis=-1).sum()
-            if outside:
-                found.append(f"{name}: {outside} seen landmarks lie outside the image.")
-    return found

@@ -16,12 +16,22 @@ from typing import Annotated, Any
 import tyro
 
 import jaxrecon
-from jaxrecon.cli import assets, cite, doctor, evaluate, fit, import_checkpoint, import_model
+from jaxrecon.cli import (
+    assets,
+    cite,
+    doctor,
+    evaluate,
+    fit,
+    import_cameras,
+    import_checkpoint,
+    import_model,
+)
 from jaxrecon.errors import InputError
 
 Command = (
     Annotated[fit.Fit, tyro.conf.subcommand("fit")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[import_cameras.ImportCameras, tyro.conf.subcommand("import-cameras")]
     | Annotated[import_checkpoint.ImportCheckpoint, tyro.conf.subcommand("import-checkpoint")]
     | Annotated[import_model.ImportModel, tyro.conf.subcommand("import-model")]
     | Annotated[assets.Assets, tyro.conf.subcommand("assets")]
@@ -42,6 +52,7 @@ class Arguments:
 _RUN: dict[type, Callable[[Any], int]] = {
     fit.Fit: fit.run,
     evaluate.Evaluate: evaluate.run,
+    import_cameras.ImportCameras: import_cameras.run,
     import_checkpoint.ImportCheckpoint: import_checkpoint.run,
     import_model.ImportModel: import_model.run,
     assets.Assets: assets.run,

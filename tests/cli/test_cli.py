@@ -4,20 +4,21 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxrecon
-from jaxrecon.cli import doctor, fit, main
+from jaxrecon.cli import fit, main
 from jaxrecon.errors import InputError
 
 ROOT = pathlib.Path(jaxrecon.__file__).parents[1]
-COMMANDS = ("fit", "evaluate", "doctor", "cite")
+COMMANDS = ("fit", "evaluate", "import-cameras", "doctor", "cite")
 K = [[40.0, 0.0, 16.0], [0.0, 40.0, 16.0], [0.0, 0.0, 1.0]]
 
 
@@ -64,17 +65,29 @@ class _Options:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Calls of the pipeline, which is replaced: (views, out, options)."""
+    """Calls of the queue, which is replaced: (paths, out, options, others). Subjects called `bad`
+    fail by their input, those called `ours` by our fault, and `stop` is interrupted.
+    """
+    from jaxrecon.pipelines import fit_queue, implicit_deformation
+
     seen = []
 
-    def reconstruct_folder(views, out, options):
-        seen.append((views, out, options))
-        return out / views.name / "report.html"
+    def fit_folders(paths, out, options, *, should_stop, done, **others):
+        seen.append((paths, out, options, others))
+        outcomes = []
+        for path in paths:
+            if path.name == "stop":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if should_stop():
+                break
+            error = {"bad": InputError("no head"), "ours": KeyError("boom")}.get(path.name)
+            report = None if error else out / path.name / "report.html"
+            outcomes.append(fit_queue.Outcome(path.name, report, error))
+            done(outcomes[-1])
+        return outcomes
 
-    name = "jaxrecon.pipelines.implicit_deformation"
-    fake = types.ModuleType(name)
-    fake.Options, fake.reconstruct_folder = _Options, reconstruct_folder
-    monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr(fit_queue, "fit_folders", fit_folders)
+    monkeypatch.setattr(implicit_deformation, "Options", _Options)
     return seen
 
 
@@ -173,39 +186,82 @@ def test_interrupt_exits_with_130(monkeypatch):
 
 def test_fit_passes_everything_on(capsys, calls, views, tmp_path):
     out = tmp_path / "results"
-    argv = ["fit", str(views), "--out", str(out), "--views", "0,1", "--seed", "3"]
-    argv += ["--weights", "mine", "--colours", "network"]
+    argv = ["fit", str(views), "--out", str(out), "--views", "0,1", "--seed", "3", "--resume"]
+    argv += ["--weights", "mine", "--colours", "network", "--cameras", "refine", "--batch", "2"]
     assert main.main([*argv, "--preset", "quality", "--resolution", "64"]) == 0
-    options = _Options("quality", "given", 3, (0, 1), 64, pathlib.Path("mine"), "network")
-    assert calls == [(views, out, options)]
+    options = _Options("quality", "refine", 3, (0, 1), 64, pathlib.Path("mine"), "network")
+    assert calls == [([views], out, options, {"batch": 2, "resume": True})]
     assert capsys.readouterr().out == f"report: {out / 'subject' / 'report.html'}\n"
-    assert out.is_dir()
 
 
-def test_fit_runs_every_folder(calls, views, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    assert main.main(["fit", str(views), str(other), "--out", str(tmp_path / "o")]) == 0
-    assert [call[0].name for call in calls] == ["subject", "other"]
-    assert calls[0][2] == _Options("fast", "given", 0, None, None)
+def _subjects(folder, views, *names):
+    for name in names:
+        shutil.copytree(views, folder / name)
+    return folder
+
+
+def test_fit_takes_folders_of_subjects(capsys, calls, views, tmp_path):
+    many = _subjects(tmp_path / "many", views, "b", "a")
+    (many / "notes").mkdir()
+    (many / ".hidden").mkdir()
+    out = tmp_path / "o"
+    assert main.main(["fit", str(views), str(many), "--out", str(out)]) == 0
+    ((paths, _, options, others),) = calls
+    assert [path.name for path in paths] == ["subject", "a", "b"]
+    assert options == _Options("fast", "auto", 0, None, None)
+    assert others == {"batch": 4, "resume": False}
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[:3] == [f"report: {out / n / 'report.html'}" for n in ("subject", "a", "b")]
+    assert lines[3:] == [f"3 of 3 subjects done: {out}/SUBJECT/report.html"]
+    assert "notes" in captured.err and "hidden" not in captured.err
+
+
+@pytest.mark.parametrize(("names", "code"), [(("a", "bad"), 2), (("a", "bad", "ours"), 1)])
+def test_failed_subjects_are_named_and_set_the_exit_code(
+    capsys, calls, views, tmp_path, names, code
+):
+    many = _subjects(tmp_path / "many", views, *names)
+    assert main.main(["fit", str(many), "--out", str(tmp_path / "o")]) == code
+    captured = capsys.readouterr()
+    assert f"1 of {len(names)} subjects done" in captured.out
+    assert "failed: bad: no head" in captured.out and "bad: error: no head" in captured.err
+    assert ("failed: ours: fault of jaxrecon: 'boom'" in captured.out) == (code == 1)
+
+
+def test_one_subject_fails_as_a_whole(capsys, calls, views, tmp_path):
+    alone = _subjects(tmp_path / "many", views, "bad", "ours")
+    _bad(capsys, ["fit", alone / "bad", "--out", tmp_path / "o"], "no head")
+    assert main.main(["fit", str(alone / "ours"), "--out", str(tmp_path / "o")]) == 1
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_signal_stops_the_queue_and_says_how_to_go_on(capsys, calls, views, tmp_path):
+    many = _subjects(tmp_path / "many", views, "a", "stop", "z")
+    before = signal.getsignal(signal.SIGTERM)
+    assert main.main(["fit", str(many), "--out", str(tmp_path / "o")]) == 143
+    captured = capsys.readouterr()
+    assert "1 of 3 subjects done" in captured.out and "--resume" in captured.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_fit_refuses(capsys, calls, views, tmp_path):
     out, photo = tmp_path / "out", views / "view_000.png"
-    twin = tmp_path / "a" / "subject"
-    twin.mkdir(parents=True)
+    twin = _subjects(tmp_path / "a", views, "subject")
     _bad(capsys, ["fit", "--out", out], "no VIEWS")
     _bad(capsys, ["fit", tmp_path / "absent", "--out", out], "no such folder")
     _bad(capsys, ["fit", photo, views / "view_001.png", "--out", out], "not a folder")
-    _bad(capsys, ["fit", photo, "--out", out], "not a folder")
     _bad(capsys, ["fit", views, twin, "--out", out], "called subject")
     _bad(capsys, ["fit", views, "--out", out, "--views", "0,x"], "--views 0,x")
     _bad(capsys, ["fit", views, "--out", out, "--seed", "-1"], "--seed -1")
+    _bad(capsys, ["fit", views, "--out", out, "--batch", "0"], "--batch 0")
     _bad(capsys, ["fit", views, "--out", out, "--resolution", "4"], "--resolution 4")
-    _bad(capsys, ["fit", views, "--out", out, "--cameras", "estimate"], "not available yet")
-    assert not out.exists()  # nothing was begun
-    _bad(capsys, ["fit", views, "--out", photo], "file")
-    assert calls == []
+    assert not out.exists() and calls == []  # nothing was begun
+
+
+def test_a_photograph_alone_lacks_landmarks(capsys, views, tmp_path):
+    argv = ["fit", views / "view_000.png", "--out", tmp_path / "out"]
+    _bad(capsys, argv, "landmarks.json")
 
 
 def test_parse_views():
@@ -213,73 +269,6 @@ def test_parse_views():
     for text in ("", "1;2", "1.5"):
         with pytest.raises(InputError):
             fit.parse_views(text)
-
-
-# ---------------------------------------------------------------- doctor
-
-
-def test_doctor_shows_the_environment(capsys):
-    assert main.main(["doctor"]) == 0
-    text = capsys.readouterr().out
-    assert "jax 0." in text and "devices:  8 cpu" in text and "assets:" in text
-
-
-def test_doctor_draws_consistent_views(capsys, views, tmp_path):
-    out = tmp_path / "pictures"
-    assert main.main(["doctor", str(views), "--out", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "look at this" not in text and text.count("0.00") >= 2
-    for i in range(2):
-        picture = np.asarray(Image.open(out / f"doctor_view_{i:03d}.png"))
-        assert picture.shape == (1024, 1024, 3)
-        # the mask's outline: 8..24 of 32 pixels, 32 times larger
-        assert (picture[400, 256:258] == (255, 0, 255)).all()
-        assert (picture[400, 766:768] == (255, 0, 255)).all()
-        assert (picture[512, 512] != 200).any()  # axes start at the projected origin
-        green = (picture == (0, 200, 0)).all(axis=-1).sum()
-        assert green > 68 * 10
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda d, m: m["landmarks2d"][0].reverse(), "pixels from where the cameras put them"),
-        (lambda d, m: d["views"][1].update(R=d["views"][0]["R"]), "R camera from world"),
-        (lambda d, m: d["views"][0].update(K=[[40, 0, 99], *K[1:]]), "principal point (99, 16)"),
-        (lambda d, m: m["landmarks2d"][0][3].__setitem__(0, 40.0), "1 seen landmarks lie outside"),
-    ],
-)
-def test_doctor_remarks_on_what_disagrees(capsys, views, tmp_path, spoil, message):
-    document = json.loads((views / "cameras.json").read_text())
-    marks = json.loads((views / "landmarks.json").read_text())
-    spoil(document, marks)
-    (views / "cameras.json").write_text(json.dumps(document))
-    (views / "landmarks.json").write_text(json.dumps(marks))
-    assert main.main(["doctor", str(views), "--out", str(tmp_path / "o")]) == 0
-    assert message in capsys.readouterr().out
-
-
-def test_doctor_of_a_photo_names_its_folder(capsys, views):
-    assert main.main(["doctor", str(views / "view_000.png")]) == 0
-    line = capsys.readouterr().out.strip().splitlines()[-1]
-    path = line.removeprefix("picture: ")
-    with Image.open(path) as picture:
-        assert picture.size == (1024, 1024)
-
-
-def test_doctor_survives_a_broken_backend(monkeypatch):
-    def fail():
-        raise RuntimeError("no backend")
-
-    monkeypatch.setattr("jax.devices", fail)
-    assert "no backend" in doctor._devices()
-
-
-def test_doctor_refuses(capsys, views, tmp_path):
-    _bad(capsys, ["doctor", tmp_path / "absent"], "no such folder")
-    _bad(capsys, ["doctor", "--out", tmp_path], "--out without VIEWS")
-    (views / "cameras.json").write_text("{")
-    _bad(capsys, ["doctor", views], "cannot be read as JSON")
 
 
 # ---------------------------------------------------------------- evaluate
