@@ -25,6 +25,7 @@ from jaxrecon.evaluation.face_protocol import load_ground_truth, score_face
 from jaxrecon.geometry.registration import procrustes_host
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.implicit_deformation_inputs import UNIT_MM, view_data
 from jaxrecon.pipelines.views import load_views
 from jaxrecon.types import Mesh
 
@@ -108,7 +109,7 @@ def evaluate(arguments: Arguments) -> list[dict]:
     for folder in folders:
         views = load_views(folder, select, need=("cameras", "masks", "landmarks"))
         label = int(views.expression[0])
-        scale = pipeline.UNIT_MM.get(views.units or "", 1.0)
+        scale = UNIT_MM.get(views.units or "", 1.0)
         others = {"mean_head": None, "linear_model": None}
         if baseline is not None:
             others = score_baselines(arguments.model, baseline, folder, views, prior, label, scale)
@@ -126,7 +127,7 @@ def evaluate(arguments: Arguments) -> list[dict]:
 def score_baselines(model, baseline, folder, views, prior, label: int, scale: float) -> dict:
     """{"mean_head", "linear_model"}: errors of the baselines, mm (face protocol)."""
     mean = mean_head(model, folder, label)
-    data = pipeline.view_data(views, prior)
+    data = view_data(views, prior)
     labels = np.unique(views.expression)
     row = int(np.searchsorted(labels, label))
     linear, _ = linear_model.fit_linear_model(baseline, data, len(labels), row)
