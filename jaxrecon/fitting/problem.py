@@ -120,7 +120,7 @@ def default_weights() -> dict[str, float]:
         "residual": 1e-2,
         "pose": 1.0,
         "switch": 0.1,
-        "consistency": 100.0,
+        "consistency": 10.0,
         "cameras": 2e-4,
     }
 
