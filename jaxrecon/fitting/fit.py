@@ -22,7 +22,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.fitting import cameras as fitted_cameras
 from jaxrecon.fitting import latents, render
 from jaxrecon.fitting import losses as default_losses
-from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose, fit_landmarks
+from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose, fit_landmarks, landmark_trust
 from jaxrecon.fitting.latents import LatentSpace
 from jaxrecon.fitting.losses import Context, Loss
 from jaxrecon.fitting.problem import FieldFunctions, FitConfig, Hyper, ViewData
@@ -93,6 +93,8 @@ class Setting:
     """(v, h, w) 1 where pixels count: known, and above the neck plane"""
     cumulative: Any
     """((v, h), (v, h, w)) cumulative probability of rows, and of the columns of each row"""
+    landmark_trust: Any
+    """() weight of the landmarks by their noise, `landmarks.landmark_trust`"""
     key: Any
     """typed PRNG key; step keys are folded in"""
     hyper: Hyper
@@ -179,19 +181,21 @@ def begin(functions, params, space, views, key, config, hyper, optimiser=None):
         views = fitted_cameras.guess_cameras(views, space, config.cameras)
     initial, codes, landmark_error = fit_landmarks(views, space, config, hyper, codes)
     z_id, z_exp, _ = latents.compose_codes(space, codes)
-    chin = latents.landmarks(space, z_id, z_exp)[0, 8]
+    points = latents.landmarks(space, z_id, z_exp)
     cameras = fitted_cameras.canonical_cameras(
         views, initial, None if config.cameras == "given" else codes["cameras"]
     )
     height, width = views.images.shape[-3:-1]
-    valid = views.valid * render.neck_mask(cameras, height, width, chin, config.neck)
+    valid = views.valid * render.neck_mask(cameras, height, width, points[0, 8], config.neck)
     cumulative = render.pixel_density(views, valid, config.margin)
     variables = codes | {
         "pose": jnp.zeros(POSE_WIDTH),
         "params": params[functions.fine_tuned],
     }
     state = FitState(variables, _optimiser(optimiser).init(variables), jnp.zeros((), jnp.int32))
-    return Setting(views, initial, valid, cumulative, key, hyper), state, landmark_error
+    trust = landmark_trust(views, cameras, points)
+    setting = Setting(views, initial, valid, cumulative, trust, key, hyper)
+    return setting, state, landmark_error
 
 
 def _context(
@@ -225,7 +229,7 @@ def _context(
     alpha = setting.hyper.alpha * 4.0**progress
     return Context(
         views, samples, rendered, switched, variables, codes, errors, alpha,
-        setting.hyper.weights, cameras, off,
+        setting.hyper.weights, cameras, off, setting.landmark_trust,
     )  # fmt: skip
 
 

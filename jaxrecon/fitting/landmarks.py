@@ -26,11 +26,16 @@ from jaxrecon.fitting.problem import FitConfig, Hyper, ViewData
 from jaxrecon.geometry import cameras as camera_ops
 from jaxrecon.geometry import transforms
 from jaxrecon.geometry.registration import procrustes
-from jaxrecon.types import Similarity
+from jaxrecon.types import Cameras, Similarity
 
 POSE_WIDTH = 7
 PIXELS_AT_256 = 138.0
 """Pixels of a canonical unit (150 mm) where a head fills a picture of 256."""
+HUBER = 2.5
+"""Standard deviations beyond which a landmark counts linearly."""
+EXACT = 0.3
+"""Noise of landmarks that are trusted fully, in pixels where a head fills 256: about what the
+latent space leaves unexplained of exact ones."""
 
 
 def apply_pose(initial: Similarity, pose: Float[Array, "7"]) -> Similarity:
@@ -132,26 +137,35 @@ def fit_landmarks(
         pixels, _ = camera_ops.project(cameras, points)
         return (pixels - views.landmarks) * views.landmark_weights[..., None]
 
-    def residuals(x):
-        data = errors(x) / noise
-        # Huber by reweighting, at 2.5 standard deviations.
-        length = jax.lax.stop_gradient(transforms.safe_norm(data))
-        data = data * jnp.sqrt(jnp.minimum(1.0, 2.5 / jnp.maximum(length, 1e-6)))[..., None]
+    def deviation(x):
         parts = still | unpack(x)
         scale = scale_precision * parts["pose"][6:]
-        prior = [data.ravel(), parts["w_id"], parts["w_exp"].ravel(), scale]
+        prior = [parts["w_id"], parts["w_exp"].ravel(), scale]
         if not given:
             still_there = canonical_cameras(views, apply_pose(initial, parts["pose"]), None)
             spread = camera_noise(config.cameras, hyper)
             prior.append(deviations(still_there, parts["cameras"], spread).ravel())
         return jnp.concatenate(prior)
 
+    def residuals(x):
+        data = errors(x) / noise
+        # Huber by reweighting.
+        length = jax.lax.stop_gradient(transforms.safe_norm(data))
+        data = data * jnp.sqrt(jnp.minimum(1.0, HUBER / jnp.maximum(length, 1e-6)))[..., None]
+        return jnp.concatenate([data.ravel(), deviation(x)])
+
+    def cost(x):
+        # Not the reweighted sum: its weights change with x, so that steps downhill may raise it.
+        length = transforms.safe_norm(errors(x) / noise)
+        data = jnp.where(length > HUBER, HUBER * (2.0 * length - HUBER), length**2)
+        return jnp.sum(data) + jnp.sum(deviation(x) ** 2)
+
     def step(x, damping):
         r, J = residuals(x), jax.jacfwd(residuals)(x)
         normal = jnp.matmul(J.T, J, precision="highest")
         damped = normal + damping * jnp.diag(jnp.diag(normal) + 1e-6)
         change = jnp.linalg.solve(damped, -jnp.matmul(J.T, r, precision="highest"))
-        better = jnp.sum(residuals(x + change) ** 2) < jnp.sum(r**2)
+        better = cost(x + change) < cost(x)
         damping = jnp.clip(jnp.where(better, damping * 0.2, damping * 10.0), 1e-6, 1e4)
         return jnp.where(better, x + change, x), damping
 
@@ -162,3 +176,25 @@ def fit_landmarks(
     rms = jnp.sqrt(jnp.sum(errors(x) ** 2) / seen)
     pose = apply_pose(initial, parts.pop("pose"))
     return pose, codes | parts, rms
+
+
+def landmark_trust(
+    views: ViewData, cameras: Cameras, points: Float[Array, "n 68 3"]
+) -> Float[Array, ""]:
+    """Weight in (0, 1] of landmarks after their stage: (`EXACT` / noise)^2, at most 1; ours.
+
+    A normal likelihood weighs squared errors by one over the variance, which is told by the median
+    distance (of a normal distribution in the plane) that the stage leaves; 1 where none is seen.
+
+    Args:
+        views: the subject's views.
+        cameras: v fitted cameras in canonical space.
+        points: landmarks of every expression, canonical.
+    """
+    pixels, _ = camera_ops.project(cameras, points[views.expression])
+    length = transforms.safe_norm(pixels - views.landmarks)
+    median = jnp.nanmedian(jnp.where(views.landmark_weights > 0, length, jnp.nan))
+    noise = median / jnp.sqrt(2.0 * jnp.log(2.0))
+    ratio = EXACT * pixels_per_unit(views, points[0]) / PIXELS_AT_256 / noise
+    trust = jnp.where(jnp.isnan(ratio), 1.0, jnp.minimum(1.0, ratio**2))
+    return jax.lax.stop_gradient(trust)

@@ -53,6 +53,8 @@ class Context:
     """v cameras in canonical space"""
     camera_deviations: Any = None
     """(v, 7) how far cameras moved, in standard deviations; None where they are exact"""
+    landmark_trust: Any = 1.0
+    """() weight of the landmarks by their noise, in (0, 1]"""
 
 
 Loss = Callable[[Context], Float[Array, ""]]
@@ -107,9 +109,12 @@ def code(c: Context) -> Float[Array, ""]:
 
 
 def landmarks(c: Context) -> Float[Array, ""]:
-    """Mean L1 distance of landmarks: Eq. 12 for points that are not on their own ray. Ours."""
+    """Mean L1 distance of landmarks, less where they are noisy: Eq. 12 for points that are not on
+    their own ray. Ours.
+    """
     weights = c.views.landmark_weights
-    return jnp.sum(weights * c.landmark_errors) / jnp.maximum(jnp.sum(weights), 1.0)
+    mean = jnp.sum(weights * c.landmark_errors) / jnp.maximum(jnp.sum(weights), 1.0)
+    return c.landmark_trust * mean
 
 
 def consistency(c: Context) -> Float[Array, ""]:

@@ -115,12 +115,12 @@ def default_weights() -> dict[str, float]:
         "deformation": 1e-4,
         "eikonal": 0.01,
         "code": 1e-4,
-        "landmarks": 2.0,
+        "landmarks": 10.0,
         "prior": 2e-4,
         "residual": 1e-2,
         "pose": 1.0,
         "switch": 0.1,
-        "consistency": 10.0,
+        "consistency": 20.0,
         "cameras": 2e-4,
     }
 

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from jaxrecon.errors import InputError
 from jaxrecon.fitting import latents, render
 from jaxrecon.fitting.cameras import CAMERA_WIDTH, canonical_cameras, deviations
-from jaxrecon.fitting.landmarks import POSE_WIDTH, apply_pose
+from jaxrecon.fitting.landmarks import HUBER, POSE_WIDTH, apply_pose
 from jaxrecon.fitting.latents import LatentSpace
 from jaxrecon.fitting.problem import FieldFunctions, FitConfig, ViewData
 from jaxrecon.geometry import cameras as camera_ops
@@ -37,8 +37,6 @@ from jaxrecon.geometry import transforms
 from jaxrecon.types import Similarity
 
 UNKNOWNS = ("pose", "w_id", "w_exp", "w_colour", "cameras")
-HUBER = 2.5
-"""Standard deviations beyond which a landmark counts linearly, as in `fit_landmarks`."""
 SCALE_DEVIATION = 0.03
 """Of the logarithm of the head's scale, where the unit is known; 100 where it is not."""
 
