@@ -6,6 +6,9 @@ fault (code 1).
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 
 class InputError(ValueError):
     """The user's input cannot be used.
@@ -24,3 +27,9 @@ class InputError(ValueError):
         if remedy:
             lines.append(f"  remedy:   {remedy}")
         super().__init__("\n".join(lines))
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a value as JSON, for messages."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -58,3 +58,19 @@ def rng() -> np.random.Generator:
 def key() -> jax.Array:
     """JAX randomness, the same in every run."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory) -> pathlib.Path:
+    """The synthetic head model of `toy_prior`."""
+    from tests.pipelines.toy_prior import write_toy_model
+
+    return write_toy_model(tmp_path_factory.mktemp("toy_model"))
+
+
+@pytest.fixture(scope="session")
+def toy_weights(toy_model, tmp_path_factory) -> pathlib.Path:
+    """Weights of an untrained, tiny prior, without suffix."""
+    from tests.pipelines.toy_prior import write_toy_weights
+
+    return write_toy_weights(toy_model, tmp_path_factory.mktemp("toy_weights"))

@@ -1,14 +1,20 @@
 """Command lines of the experiments: a frozen dataclass of plain fields, read by tyro, or by
-argparse where tyro is not installed.
+argparse where tyro is not installed; and what those that make a table of subjects share.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import pathlib
+import sys
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
+
+from jaxrecon.errors import InputError
 
 T = TypeVar("T")
 
@@ -45,3 +51,34 @@ def parse_plainly(cls: type[T], argv: list[str] | None = None) -> T:
         else:
             parser.add_argument(flag, type=kind, default=field.default, help=kind.__name__)
     return cls(**vars(parser.parse_args(argv)))
+
+
+def write_table(evaluate: Callable[[T], list[dict]], arguments: T, out: pathlib.Path | None) -> int:
+    """Exit code of a command that makes records, and writes them as JSON where `out` says: 2 with a
+    message where the input is to blame.
+    """
+    try:
+        table = evaluate(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if out is not None:
+        out.write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def views_folders(subjects: pathlib.Path) -> list[pathlib.Path]:
+    """Views folders with cameras in a folder of subjects, by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    folders = sorted(p.parent for p in subjects.glob("*/cameras.json"))
+    if not folders:
+        raise InputError(f"{subjects}: no views folders", "folders with cameras.json")
+    return folders
+
+
+def view_numbers(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of `0,1,3`; None stays None."""
+    return tuple(int(v) for v in text.split(",")) if text else None

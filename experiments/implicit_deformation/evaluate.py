@@ -13,13 +13,18 @@ cameras without pixels; the ratios to both are printed.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 
 import numpy as np
 
 from experiments.implicit_deformation import linear_model
+from experiments.implicit_deformation.command_line import (
+    parse,
+    view_numbers,
+    views_folders,
+    write_table,
+)
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.face_protocol import load_ground_truth, score_face
 from jaxrecon.geometry.registration import procrustes_host
@@ -84,23 +89,14 @@ def rows(preset: str, ablation: bool) -> dict:
 
 def main(arguments: Arguments) -> int:
     """Print the table; exit code."""
-    try:
-        table = evaluate(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(table, indent=1) + "\n")
-    return 0
+    return write_table(evaluate, arguments, arguments.out)
 
 
 def evaluate(arguments: Arguments) -> list[dict]:
     """One record a subject and row: errors in mm (face protocol, expression of the first view)."""
     prior = pipeline.load_prior(arguments.weights)
-    select = tuple(int(v) for v in arguments.views.split(",")) if arguments.views else None
-    folders = sorted(p.parent for p in arguments.subjects.glob("*/cameras.json"))
-    if not folders:
-        raise InputError(f"{arguments.subjects}: no views folders", "folders with cameras.json")
+    select = view_numbers(arguments.views)
+    folders = views_folders(arguments.subjects)
     options = pipeline.Options(preset=arguments.preset, seed=arguments.seed, views=select)
     baseline = None if arguments.model is None else linear_model.load_baseline(arguments.model)
     table = []
@@ -162,6 +158,4 @@ def summary(table: list[dict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
-
     sys.exit(main(parse(Arguments)))

@@ -12,13 +12,18 @@ after the best rigid alignment.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import cast
 
 import numpy as np
 
+from experiments.implicit_deformation.command_line import (
+    parse,
+    view_numbers,
+    views_folders,
+    write_table,
+)
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.face_protocol import score_face
 from jaxrecon.geometry.registration import procrustes_host
@@ -124,13 +129,11 @@ def disturbed(views: Views, row: str, arguments: Arguments) -> Views:
 
 def evaluate(arguments: Arguments) -> list[dict]:
     """One record a subject and row."""
-    select = tuple(int(v) for v in arguments.views.split(",")) if arguments.views else None
+    select = view_numbers(arguments.views)
     chosen = arguments.rows.split(",")
     if unknown := sorted(set(chosen) - set(CHOICES)):
         raise InputError(f"rows {unknown}", f"some of {list(CHOICES)}")
-    folders = sorted(p.parent for p in arguments.subjects.glob("*/cameras.json"))
-    if not folders:
-        raise InputError(f"{arguments.subjects}: no views folders", "folders with cameras.json")
+    folders = views_folders(arguments.subjects)
     prior = pipeline.load_prior(arguments.weights)
     table = []
     columns = ("mean mm", "/ given", "degrees", "camera mm", "landmarks px", "s")
@@ -200,17 +203,8 @@ def summary(table: list[dict]) -> list[str]:
 
 def main(arguments: Arguments) -> int:
     """Print the table; exit code."""
-    try:
-        table = evaluate(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(table, indent=1) + "\n")
-    return 0
+    return write_table(evaluate, arguments, arguments.out)
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
-
     sys.exit(main(parse(Arguments)))

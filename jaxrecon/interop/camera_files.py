@@ -8,13 +8,12 @@ in float64: x_camera = R x_world + t, OpenCV axes (x right, y down, z forward), 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, excerpt
 
 MAX_DISTORTION = 0.5
 """Pixels: where a lens moves no pixel by more, its distortion is left out."""
@@ -144,10 +143,18 @@ def finite(where: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
+    return check_finite(where, value, array, shape)
+
+
+def check_finite(where: str, value: Any, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array that was made of a value, if it is finite and of that shape.
+
+    Raises:
+        InputError: it is not.
+    """
     if array.shape != shape or not np.isfinite(array).all():
-        given = json.dumps(value, default=str)[:120]
         words = f"{' x '.join(map(str, shape))} finite numbers" if shape else "a finite number"
-        raise InputError(f"{where} is {given}", expected=words)
+        raise InputError(f"{where} is {excerpt(value)}", expected=words)
     return array
 
 
@@ -170,15 +177,24 @@ def nearest_rotation(where: str, R: Float[np.ndarray, "3 3"]) -> Float[np.ndarra
     """
     u, _, vt = np.linalg.svd(R)
     nearest = u @ vt
-    error = np.abs(nearest - R).max()
-    if error > 1e-3 or np.linalg.det(nearest) < 0:
-        what = "a reflection" if error <= 1e-3 else f"off by {error:.2g}"
-        raise InputError(
-            f"{where}: not a rotation: {what}",
-            expected="an orthogonal 3 x 3 part with determinant +1",
-            remedy="export the cameras without scale or mirroring",
-        )
+    check_rotation(
+        where, nearest, np.abs(nearest - R).max(),
+        expected="an orthogonal 3 x 3 part with determinant +1",
+        remedy="export the cameras without scale or mirroring",
+    )  # fmt: skip
     return nearest
+
+
+def check_rotation(
+    where: str, R: Float[np.ndarray, "3 3"], error: float, expected: str, remedy: str
+) -> None:
+    """Raise `InputError` where `error`, how far a matrix is from an orthogonal one, is over 1e-3 or
+    NaN, or the matrix mirrors.
+    """
+    if error <= 1e-3 and np.linalg.det(R) > 0:
+        return
+    what = "a reflection (determinant -1)" if error <= 1e-3 else f"off by {error:.2g}"
+    raise InputError(f"{where} is not a rotation: {what}", expected, remedy)
 
 
 def rotation_from_quaternion(where: str, q: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3 3"]:

@@ -20,9 +20,9 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, excerpt
 from jaxrecon.pipelines import images as image_files
-from jaxrecon.pipelines.views_metadata import excerpt, read_json
+from jaxrecon.pipelines.views_metadata import read_json
 
 SUBJECT, BACKGROUND, IGNORE, UNKNOWN = range(4)
 

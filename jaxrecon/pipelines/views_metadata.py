@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, excerpt
+from jaxrecon.interop.camera_files import check_finite, check_rotation
 from jaxrecon.types import Cameras
 
 UNITS = ("millimetres", "metres", "unknown")
@@ -23,12 +24,6 @@ _MAX_JSON_BYTES = 32_000_000
 _MAX_PIXEL = 1e6
 _MAX_LENGTH = 1e9
 _MAX_EXPRESSION = 2**31
-
-
-def excerpt(value: Any) -> str:
-    """The beginning of a JSON value, for messages."""
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def read_json(path: pathlib.Path) -> dict | None:
@@ -211,25 +206,17 @@ def _rotation(where: str, value: Any) -> np.ndarray:
     R = _numbers(f"{where}: R", value, (3, 3))
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.abs(R @ R.T - np.eye(3)).max()
-    if not error <= 1e-3 or np.linalg.det(R) < 0:
-        what = "a reflection (determinant -1)" if error <= 1e-3 else f"off by {error:.2g}"
-        raise InputError(
-            f"{where}: R is not a rotation: {what}",
-            expected="R R^T = 1 with determinant +1, OpenCV axes (x right, y down, z forward)",
-            remedy="negate the y and z rows of an OpenGL camera; take scale out of R",
-        )
+    check_rotation(
+        f"{where}: R", R, error,
+        expected="R R^T = 1 with determinant +1, OpenCV axes (x right, y down, z forward)",
+        remedy="negate the y and z rows of an OpenGL camera; take scale out of R",
+    )  # fmt: skip
     return R
 
 
 def _numbers(where: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A finite float64 array of one shape from JSON lists."""
-    array = _floats(value)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise InputError(
-            f"{where} is {excerpt(value)}",
-            expected=f"{' x '.join(map(str, shape))} finite numbers",
-        )
-    return array
+    return check_finite(where, value, _floats(value), shape)
 
 
 def _floats(value: Any, *more: type) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, excerpt
 from jaxrecon.pipelines import images as image_files
 from jaxrecon.pipelines import parsing_labels
-from jaxrecon.pipelines.views_metadata import excerpt, inside
+from jaxrecon.pipelines.views_metadata import inside
 
 MAX_TOTAL_PIXELS = 200_000_000
 """Of all padded views together: 2.4 GB of colour."""

@@ -64,10 +64,9 @@ def first(cameras):
 
 
 @pytest.fixture(scope="module")
-def subjects(tmp_path_factory) -> pathlib.Path:
+def subjects(toy_model, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("subjects")
-    model = toy_prior.write_toy_model(folder)
-    render_subject(model, 3, folder / "anna", toy_prior.VIEWS)
+    render_subject(toy_model, 3, folder / "anna", toy_prior.VIEWS)
     return folder
 
 
@@ -90,16 +89,14 @@ def test_every_row_disturbs_what_it_says(subjects):
     )
 
 
-def test_the_table_is_complete(subjects, tmp_path_factory, monkeypatch, capsys, tmp_path):
-    folder = tmp_path_factory.mktemp("weights")
-    weights = toy_prior.write_toy_weights(toy_prior.write_toy_model(folder), folder)
+def test_the_table_is_complete(subjects, toy_weights, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(
         pipeline.PRESETS, "fast",
         dataclasses.replace(pipeline.PRESETS["fast"], fit=toy_prior.FIT, resolution=32),
     )  # fmt: skip
     out = tmp_path / "table.json"
     arguments = robustness.Arguments(
-        subjects, rows="given,rough,refine", weights=weights, out=out, views="0,1"
+        subjects, rows="given,rough,refine", weights=toy_weights, out=out, views="0,1"
     )
     assert robustness.main(arguments) == 0
     text = capsys.readouterr().out
