@@ -33,7 +33,9 @@ class Fit:
     out: pathlib.Path
     """Where results go: DIR/SUBJECT/mesh.ply, mesh.glb, report.html, fit.json."""
     preset: Literal["fast", "quality"] = "fast"
-    """fast for a look, quality for the result."""
+    """fast for a look, quality for the result. Larger photographs are cut to the head and scaled to
+    512 pixels, with quality to 1024.
+    """
     cameras: Literal["auto", "given", "refine", "estimate"] = "auto"
     """given: cameras.json is exact. refine: it is right to about a degree and 5 mm. estimate: find
     the cameras, and the focal length where cameras.json has no K. auto: given where cameras.json

@@ -1,8 +1,10 @@
 """Many subjects in one call: checked first, fitted in batches of equal shapes, resumable, and one
 that fails does not stop the others (`jaxrecon fit`).
 
-A batch depends on the inputs alone, never on what is done already, and every subject has the same
-key. So a queue that was interrupted and goes on ends with the bits of one that was not.
+A batch depends on the inputs alone, and every subject has the same key. A batch of which an earlier
+call has finished a part is kept, and its finished subjects are fitted once more beside the others,
+unless its progress is still there. So a queue that was interrupted and goes on ends with the bits
+of one that was not. Subjects that are added make batches of their own.
 """
 
 from __future__ import annotations
@@ -79,10 +81,10 @@ class _Queue:
         """What `--resume` compares."""
         return {"options": self.settings, "inputs": subject.inputs}
 
-    def finished(self, subject: Subject) -> pathlib.Path | None:
-        """The report of a subject that was done with the same options from the same inputs."""
+    def finished(self, subject: Subject) -> output.Finished | None:
+        """What there is of a subject that was done with the same options from the same inputs."""
         found = output.finished(self.out / subject.name) if self.resume else None
-        return found[0] if found and found[1] == self.made_from(subject) else None
+        return found if found and found.made_from == self.made_from(subject) else None
 
 
 def fit_folders(
@@ -134,7 +136,9 @@ def fit_folders(
             done(outcome)
 
     with contextlib.suppress(Stopped):
-        batches = batches_of(list(_checked(queue, paths, tell)), batch)
+        subjects = list(_checked(queue, paths, tell))
+        earlier = {s.name: found.batch for s in subjects if (found := queue.finished(s))}
+        batches = batches_of(subjects, batch, earlier)
         _prepare_folder(queue, batches)
         work = [b for b in (_batch(queue, lanes, tell) for lanes in batches) if b is not None]
         clock, total, begun = time.monotonic(), sum(len(b.lanes) for b in work), 0
@@ -180,7 +184,8 @@ def _prepare_folder(queue: _Queue, batches: list[list[Subject]]) -> None:
         for subject in subjects:
             found = output.finished(queue.out / subject.name)
             if found and queue.finished(subject) is None:
-                replaced.append(f"{subject.name} ({_difference(found[1], queue, subject)})")
+                why = _difference(found.made_from, queue, subject)
+                replaced.append(f"{subject.name} ({why})")
         if replaced:
             say(f"done earlier, but otherwise, so it is fitted anew: {listed(replaced)}")
     current = {Store(queue.out / FOLDER, _identity(queue, s), ()).path for s in batches}
@@ -226,12 +231,12 @@ def _batch(queue: _Queue, lanes: Sequence[Subject], tell) -> _Batch | None:
     """A batch without what is finished; None where all is."""
     pending = []
     for subject in lanes:
-        report = queue.finished(subject)
-        if report is None:
+        found = queue.finished(subject)
+        if found is None:
             pending.append(subject)
         else:
             say(f"{subject.name}: done already")
-            tell(Outcome(subject.name, report, earlier=True))
+            tell(Outcome(subject.name, found.report, earlier=True))
     store = Store(queue.out / FOLDER, _identity(queue, lanes), tuple(s.name for s in lanes))
     if not pending:
         fit_progress.drop(store.path)

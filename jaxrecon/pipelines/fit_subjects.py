@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -89,6 +89,10 @@ def check(path: pathlib.Path, options: Options, prior: Prior) -> Subject:
     case = pipeline.prepare(views, options, prior)
     if options.cameras == "auto" and case.config.cameras.startswith("estimate"):
         say(f"{name}: no cameras.json with R and t, so the cameras are estimated")
+    if case.config.cameras == "estimate_focal" and views.film_focal is not None:
+        known = ", ".join(f"{x:g}" for x in np.unique(views.film_focal))
+        say(f"{name}: the focal length is searched from what the photographs' EXIF data tell: "
+            f"{known} mm on 35 mm film")  # fmt: skip
     kind = f"{case.config} {[x.shape for x in jax.tree.leaves(case.data)]}"
     return Subject(name, path, kind, _digest_of_inputs(views))
 
@@ -130,7 +134,7 @@ def settings_of(options: Options, prior: Prior, hyper: Hyper) -> dict[str, Any]:
     preset = pipeline.PRESETS[options.preset]
     return {
         "preset": options.preset,
-        "sizes": digest_of_record({"fit": repr(preset.fit)}),
+        "sizes": digest_of_record({"fit": repr(preset.fit), "limit": preset.limit}),
         "resolution": options.resolution or preset.resolution,
         "seed": options.seed,
         "views": None if options.views is None else list(options.views),
@@ -144,12 +148,33 @@ def settings_of(options: Options, prior: Prior, hyper: Hyper) -> dict[str, Any]:
     }
 
 
-def batches_of(subjects: list[Subject], size: int) -> list[list[Subject]]:
-    """Subjects of one kind together, by name, at most `size` in a batch."""
+def batches_of(
+    subjects: list[Subject], size: int, earlier: Mapping[str, Sequence[str]] | None = None
+) -> list[list[Subject]]:
+    """Subjects of one kind together, by name, at most `size` in a batch.
+
+    Args:
+        subjects: to be put into batches.
+        size: of the largest batch.
+        earlier: of subjects that are finished, the names of the batch they were fitted in. It is
+            kept where all of it is there, for the bits of those that are left; a finished subject
+            whose batch cannot be kept is a batch by itself.
+    """
+    left = {subject.name: subject for subject in sorted(subjects, key=lambda s: s.name)}
+    batches: list[list[Subject]] = []
+    for name, names in sorted((earlier or {}).items()):
+        if name in left:
+            lanes = [left[n] for n in dict.fromkeys(names) if n in left]
+            whole = left[name] in lanes and len(lanes) == len(names) <= size
+            lanes = lanes if whole and len({s.kind for s in lanes}) == 1 else [left[name]]
+            left = {n: s for n, s in left.items() if s not in lanes}
+            batches.append(lanes)
     kinds: dict[str, list[Subject]] = {}
-    for subject in sorted(subjects, key=lambda s: s.name):
+    for subject in left.values():
         kinds.setdefault(subject.kind, []).append(subject)
-    return [kind[i : i + size] for kind in kinds.values() for i in range(0, len(kind), size)]
+    for kind in kinds.values():
+        batches += [kind[i : i + size] for i in range(0, len(kind), size)]
+    return batches
 
 
 def case_of(subject: Subject, options: Options, prior: Prior) -> Case:

@@ -20,6 +20,8 @@ MAX_PIXELS = 64_000_000
 
 _THRESHOLD = 128 / 255
 _ORIENTATION = 0x0112
+_PHOTO, _WIDTH, _HEIGHT, _FILM = 0x8769, 0xA002, 0xA003, 0xA405
+"""Tags of EXIF: the table of the photograph; in it its size and its focal length on 35 mm film."""
 
 
 def read_image(
@@ -95,6 +97,25 @@ def is_turned(path: pathlib.Path) -> bool:
         warnings.simplefilter("ignore")  # broken EXIF
         with Image.open(path, formats=FORMATS) as image:
             return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+
+
+def film_focal(path: pathlib.Path) -> float | None:
+    """Focal length, in mm on 35 mm film, that the EXIF data of a readable image tell; None where
+    they tell none from 8 to 800, or belong to a picture of another shape (it was cropped).
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                size, tags = sorted(image.size), image.getexif().get_ifd(_PHOTO)
+        own = sorted(float(tags[tag]) for tag in (_WIDTH, _HEIGHT) if tag in tags)
+        focal = float(tags[_FILM])
+    except Exception:  # broken EXIF raises nearly anything
+        return None
+    cropped = len(own) == 2 and not abs(own[0] * size[1] / (own[1] * size[0] + 1e-9) - 1) < 0.02
+    return focal if 8 <= focal <= 800 and not cropped else None
 
 
 def binary(alpha: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

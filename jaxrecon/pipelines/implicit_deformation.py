@@ -83,12 +83,17 @@ class Preset:
 
     fit: FitConfig
     resolution: int
+    """voxels along the box"""
+    limit: int = inputs.LIMIT
+    """longer side, in pixels, to which larger photographs are cut and scaled for the fit"""
 
 
 PRESETS = {
     "fast": Preset(FitConfig(), resolution=160),
     "quality": Preset(
-        FitConfig(rays=768, switch_steps=20, weight_steps=240, residual_steps=240), resolution=256
+        FitConfig(rays=768, switch_steps=20, weight_steps=240, residual_steps=240),
+        resolution=256,
+        limit=1024,
     ),
 }
 
@@ -131,7 +136,7 @@ def add_photographs(mesh: Mesh, views: Views, label: int) -> Mesh:
     rows = np.flatnonzero(np.asarray(views.expression) == label)
     if views.cameras is None or views.mask is None or mesh.colours is None:
         return mesh
-    cameras = Cameras(*(np.asarray(getattr(views.cameras, n))[rows] for n in ("K", "R", "t")))
+    cameras = jax.tree.map(lambda x: np.asarray(x)[rows], views.cameras)
     subject = views.mask[rows] * views.valid[rows]
     colours, trust = photograph_colours(mesh, views.images[rows], subject, cameras)
     blend = mesh.colours + trust[:, None] * (colours - mesh.colours)
@@ -149,6 +154,8 @@ class Case:
     """sizes and camera mode; subjects of equal shapes and configuration can be fitted together"""
     size: int
     """longer side of what the fit looks at, pixels"""
+    limit: int
+    """of the preset"""
     warnings: tuple[str, ...]
 
     def check_landmarks(self, error: float) -> None:
@@ -165,14 +172,13 @@ def prepare(views: Views, options: Options, prior: Prior, config: FitConfig | No
         InputError: something needed is missing, or fewer than 20 landmarks are seen.
     """
     mode = inputs.camera_mode(views, cast(inputs.CameraChoice, options.cameras))
-    data = inputs.view_data(views, prior, mode)
+    preset = PRESETS[options.preset]
+    data = inputs.view_data(views, prior, mode, preset.limit)
     warnings = tuple(inputs.remarks(views))
     expressions = len(np.unique(views.expression))
-    config = dataclasses.replace(
-        config or PRESETS[options.preset].fit, expressions=expressions, cameras=mode
-    )
-    size = int(inputs.crops(views).sizes.max())
-    return Case(views, data, config, size, warnings)
+    config = dataclasses.replace(config or preset.fit, expressions=expressions, cameras=mode)
+    size = int(inputs.crops(views, preset.limit).sizes.max())
+    return Case(views, data, config, size, preset.limit, warnings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +232,9 @@ def conclude(
             f"landmarks disagree with the cameras by {error:.1f} pixels: look at `jaxrecon doctor`"
         )
     clock = time.monotonic()
-    views, result = inputs.fitted_views(case.views, result, case.config.cameras, prior)
+    views, result = inputs.fitted_views(case.views, result, case.config.cameras, prior, case.limit)
     assert views.cameras is not None
-    names = ("K", "R", "t")
-    cameras = Cameras(*(np.asarray(getattr(views.cameras, n), np.float32) for n in names))
+    cameras = jax.tree.map(np.float32, views.cameras)
     resolution = options.resolution or PRESETS[options.preset].resolution
     meshes, stats = {}, {}
     for row, label in enumerate(np.unique(views.expression)):

@@ -21,9 +21,11 @@ from jaxrecon.types import Cameras
 
 UNIT_MM = {"millimetres": 1.0, "metres": 1000.0}
 LIMIT = 512
-"""Pixels that a fit looks at, along the longer side of a view."""
+"""Pixels that a fit looks at, along the longer side of a view, unless a preset says otherwise."""
 LENS = 1.0
 """Guess of an unknown focal length over the longer side of a photograph: 36 mm on 35 mm film."""
+FILM_DIAGONAL_MM = 43.27
+"""Of 35 mm film; cameras state their equivalent focal length by the diagonal."""
 CameraChoice = Literal["auto", "given", "refine", "estimate"]
 
 
@@ -191,7 +193,10 @@ def _cameras(views: Views, mode: CameraMode) -> tuple[np.ndarray, np.ndarray, np
         K = np.asarray(views.intrinsics)
     else:
         K = np.tile(np.eye(3), (count, 1, 1))
-        K[:, [0, 1], [0, 1]] = LENS * views.sizes.max(1)[:, None]
+        focal = LENS * views.sizes.max(1)
+        if views.film_focal is not None:
+            focal = views.film_focal / FILM_DIAGONAL_MM * np.linalg.norm(views.sizes, axis=1)
+        K[:, [0, 1], [0, 1]] = focal[:, None]
         K[:, :2, 2] = views.sizes[:, ::-1] / 2
     return K, np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 3))
 

@@ -106,17 +106,31 @@ def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def finished(folder: pathlib.Path) -> tuple[pathlib.Path, dict] | None:
-    """Of a complete output folder, the report (or the mesh without one) and `made_from`."""
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a complete output folder says of itself."""
+
+    report: pathlib.Path
+    """or the mesh, without one"""
+    made_from: dict
+    """as given to `write`"""
+    batch: tuple[str, ...]
+    """names of the subjects that were fitted together"""
+
+
+def finished(folder: pathlib.Path) -> Finished | None:
+    """What is in an output folder; None where it is not complete."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         names = [str(name) for name in record["files"]]
         made_from = dict(record["made_from"])
+        batch = tuple(str(name) for name in record["batch"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if "mesh.ply" not in names or not all((folder / name).is_file() for name in names):
         return None
-    return folder / ("report.html" if "report.html" in names else "mesh.ply"), made_from
+    report = folder / ("report.html" if "report.html" in names else "mesh.ply")
+    return Finished(report, made_from, batch)
 
 
 def _report(views: Views, done: pipeline.Reconstruction, record, scores, warnings, clock):
@@ -154,7 +168,7 @@ def _name(views: Views, i: int) -> str:
 
 
 def _cameras(views: Views) -> Cameras:
-    return Cameras(*(np.asarray(getattr(views.cameras, n), np.float32) for n in ("K", "R", "t")))
+    return jax.tree.map(np.float32, views.cameras)
 
 
 def _pictures(views: Views, done: pipeline.Reconstruction):
@@ -244,6 +258,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
             "preset": options.preset,
             "seed": options.seed,
             "colours": options.colours,
+            "limit": preset.limit,
             **dataclasses.asdict(done.config),
         },
         "resolution": options.resolution or preset.resolution,

@@ -81,6 +81,10 @@ class Views:
     """Mesh of each view's expression, where the folder has it."""
     intrinsics: Float[np.ndarray, "v 3 3"] | None = None
     """float64 K, where cameras.json has it, with or without poses."""
+    film_focal: Float[np.ndarray, " v"] | None = None
+    """mm on 35 mm film, from EXIF, where there is no K and every photograph tells. A hint: of a
+    picture that was cropped it may be wrong.
+    """
     warnings: tuple[str, ...] = ()
     """What was odd but could be used, one sentence each."""
 
@@ -144,6 +148,7 @@ def load_views(
         expression=np.array(expression, np.int64),
         ground_truth=tuple(metadata.ground_truth(folder, entries[i]) for i in chosen),
         intrinsics=intrinsics,
+        film_focal=_film_focal([files[i] for i in chosen]) if intrinsics is None else None,
         warnings=warnings + _turned([files[i] for i in chosen], intrinsics),
         **pixels,
     )
@@ -169,9 +174,20 @@ def _turned(files: Sequence[pathlib.Path], intrinsics: np.ndarray | None) -> tup
     )
 
 
+def _film_focal(files: Sequence[pathlib.Path]) -> np.ndarray | None:
+    """Focal lengths on 35 mm film, where all files tell."""
+    told = [image_files.film_focal(file) for file in files]
+    return None if None in told else np.array(told, np.float64)
+
+
 def _check_needs(views: Views, need: Collection[Need]) -> None:
     remedies = {
-        "cameras": (views.cameras, "cameras.json", "write it: the README shows the layout"),
+        "cameras": (
+            views.cameras,
+            "cameras.json",
+            "`jaxrecon import-cameras` brings those of COLMAP, nerfstudio or IDR; or write it: the "
+            "README shows the layout",
+        ),
         "masks": (
             views.mask,
             "masks",

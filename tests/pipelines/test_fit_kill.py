@@ -13,23 +13,21 @@ import pytest
 
 from data_pipelines.render_head import render_subject
 from tests.pipelines.queue_subjects import results, write_subjects
-from tests.pipelines.toy_prior import VIEWS, write_toy_model, write_toy_weights
+from tests.pipelines.toy_prior import VIEWS
 
 SCRIPT = pathlib.Path(__file__).with_name("killed_fit.py")
 NEVER = (0, [10, 20, 30])
 
 
 @pytest.fixture(scope="module")
-def fit(tmp_path_factory):
+def fit(toy_model, toy_weights, tmp_path_factory):
     """Run the command in a process of its own: (exit status, steps told, stderr)."""
     folder = tmp_path_factory.mktemp("killed")
-    model = write_toy_model(folder)
-    weights = write_toy_weights(model, folder)
-    rendered = render_subject(model, 3, folder / "rendered", VIEWS)
+    rendered = render_subject(toy_model, 3, folder / "rendered", VIEWS)
     write_subjects(rendered, folder / "subjects", "anna", "bert")
 
     def call(moment, out, *more):
-        argv = [moment, folder / "subjects", "--out", out, "--weights", weights, *more]
+        argv = [moment, folder / "subjects", "--out", out, "--weights", toy_weights, *more]
         done = subprocess.run(
             [sys.executable, str(SCRIPT), *map(str, argv)],
             capture_output=True,

@@ -4,11 +4,13 @@ tiny prior.
 
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.render_head import render_subject
 from jaxrecon.errors import InputError
@@ -18,7 +20,7 @@ from jaxrecon.pipelines import implicit_deformation_output as output
 from jaxrecon.pipelines.fit_progress import Progress, Store
 from jaxrecon.pipelines.implicit_deformation import Options, load_prior, reconstruct_folder
 from tests.pipelines.queue_subjects import PRESET, results, write_subjects
-from tests.pipelines.toy_prior import VIEWS, write_toy_model, write_toy_weights
+from tests.pipelines.toy_prior import VIEWS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,18 +31,13 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_toy_model(tmp_path_factory.mktemp("model"))
+def prior(toy_weights):
+    return load_prior(toy_weights)
 
 
 @pytest.fixture(scope="module")
-def prior(model, tmp_path_factory):
-    return load_prior(write_toy_weights(model, tmp_path_factory.mktemp("weights")))
-
-
-@pytest.fixture(scope="module")
-def rendered(model, tmp_path_factory):
-    return render_subject(model, 3, tmp_path_factory.mktemp("rendered") / "head", VIEWS)
+def rendered(toy_model, tmp_path_factory):
+    return render_subject(toy_model, 3, tmp_path_factory.mktemp("rendered") / "head", VIEWS)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +148,32 @@ def test_nothing_is_done_twice(whole, fit, subjects, tmp_path, monkeypatch):
     assert written == ["bert", "carl"]
     assert [o.name for o in outcomes if o.earlier] == ["anna"]
     assert results(tmp_path) == whole
+
+
+@pytest.mark.parametrize("count", [None, 4, 6, 7])
+def test_added_subjects_leave_finished_ones_alone(fit, subjects, tmp_path, steps, count):
+    """Their batch is their own, and interrupting it changes no bit."""
+    out = tmp_path / "out"
+    fit(subjects[:1], out)
+    first = results(out)
+    steps.clear()
+    if count is None:
+        fit(subjects, out, resume=True)
+        assert steps == [[10, 20, 30]]
+        found = results(out)
+        together = {name: found[f"{name}/fit.json"]["batch"] for name in ("anna", "bert", "carl")}
+        assert together == {"anna": ["anna"], "bert": ["bert", "carl"], "carl": ["bert", "carl"]}
+    else:
+        done = fit(subjects, out, resume=True, should_stop=stop_after(count))
+        assert len(done) < 3
+        before = sum(steps, [])
+        steps.clear()
+        fit(subjects, out, resume=True)
+        assert before + steps[0] == [10, 20, 30]
+        other = tmp_path / "other"
+        fit(subjects[1:], other)
+        assert results(other).items() <= results(out).items()
+    assert first.items() <= results(out).items()
 
 
 def test_other_options_or_inputs_are_fitted_anew_and_said(
@@ -276,6 +299,29 @@ def test_a_full_disk_leaves_older_results_alone(fit, subjects, tmp_path, monkeyp
 # ---------------------------------------------------------------- parts
 
 
+def test_estimated_cameras_are_told(prior, subjects, tmp_path, capsys):
+    def told(folder, choice):
+        fit_subjects.check(folder, Options(report=False, cameras=choice), prior)
+        return capsys.readouterr().err
+
+    folder = pathlib.Path(shutil.copytree(subjects[0], tmp_path / "anna"))
+    assert told(folder, "auto") == told(folder, "estimate") == ""
+    (folder / "cameras.json").unlink()
+    words = "anna: no cameras.json with R and t, so the cameras are estimated\n"
+    assert told(folder, "auto") == words and told(folder, "estimate") == ""
+    with pytest.raises(InputError, match="jaxrecon import-cameras"):
+        told(folder, "given")
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    exif.get_ifd(0x8769)[0xA405] = 85
+    for path in folder.glob("*.png"):
+        Image.open(path).save(path, exif=exif)
+    for choice, first in (("auto", words), ("estimate", "")):
+        said = told(folder, choice)
+        assert said.startswith(first) and said.count("\n") == first.count("\n") + 1
+        assert "EXIF data tell: 85 mm on 35 mm film" in said
+
+
 def test_subjects_are_batched_by_kind_and_name():
     def subject(name, kind):
         return fit_subjects.Subject(name, pathlib.Path(name), kind, "")
@@ -283,6 +329,18 @@ def test_subjects_are_batched_by_kind_and_name():
     named = {"d": 1, "a": 1, "c": 2, "b": 1, "e": 1, "f": 2}
     batches = fit_subjects.batches_of([subject(n, str(k)) for n, k in named.items()], 3)
     assert [[s.name for s in b] for b in batches] == [["a", "b", "d"], ["e"], ["c", "f"]]
+
+    def after(**earlier):
+        subjects = [subject(n, str(k)) for n, k in named.items()]
+        return [[s.name for s in b] for b in fit_subjects.batches_of(subjects, 3, earlier)]
+
+    assert after(a=["a", "b", "d"]) == [["a", "b", "d"], ["c", "f"], ["e"]]
+    assert after(b=["b", "e"]) == [["b", "e"], ["a", "d"], ["c", "f"]]  # a and d were added
+    assert after(b=["b", "x"]) == [["b"], ["a", "d", "e"], ["c", "f"]]  # x has gone
+    assert after(b=["b", "c"]) == [["b"], ["a", "d", "e"], ["c", "f"]]  # c has changed
+    assert after(b=["a", "b", "d", "e"]) == [["b"], ["a", "d", "e"], ["c", "f"]]  # too many
+    assert after(b=["a", "d"], c=[]) == [["b"], ["c"], ["a", "d", "e"], ["f"]]  # no such record
+    assert after(a=["a", "b"], b=["b", "d"], d=["d", "b"]) == [["a", "b"], ["d"], ["c", "f"], ["e"]]
 
 
 def test_large_photographs_are_read_again(whole, fit, subjects, tmp_path, monkeypatch):

@@ -18,25 +18,15 @@ from jaxrecon.pipelines import implicit_deformation as pipeline
 from jaxrecon.pipelines import implicit_deformation_inputs as inputs
 from jaxrecon.pipelines.implicit_deformation import Options, load_prior, reconstruct_folder
 from jaxrecon.pipelines.views import load_views
-from tests.pipelines.toy_prior import FIT, VIEWS, write_toy_model, write_toy_weights
+from tests.pipelines.toy_prior import FIT, VIEWS
 
 FILES = {"mesh.ply", "mesh.glb", "fit.json", "state.npz", "report.html"}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_toy_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def weights(model, tmp_path_factory):
-    return write_toy_weights(model, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
+def folder(toy_model, tmp_path_factory):
     """Three views, of two expressions."""
-    return render_subject(model, 3, tmp_path_factory.mktemp("views") / "anna", VIEWS)
+    return render_subject(toy_model, 3, tmp_path_factory.mktemp("views") / "anna", VIEWS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,10 +42,10 @@ def options(weights, **changes) -> Options:
 
 
 @pytest.fixture(scope="module")
-def done(folder, weights, tmp_path_factory):
+def done(folder, toy_weights, tmp_path_factory):
     """The whole command, with report: (output folder, what it returned)."""
     out = tmp_path_factory.mktemp("out")
-    return out / "anna", reconstruct_folder(folder, out, options(weights, report=True, seed=4))
+    return out / "anna", reconstruct_folder(folder, out, options(toy_weights, report=True, seed=4))
 
 
 def test_every_file_is_there(done):
@@ -112,31 +102,33 @@ def test_each_view_has_the_mesh_of_its_expression(done):
     assert first == second == (out / "mesh.ply").read_bytes() != third
 
 
-def test_the_state_is_plain_arrays(done, weights):
+def test_the_state_is_plain_arrays(done, toy_weights):
     out, _ = done
     with np.load(out / "state.npz", allow_pickle=False) as state:
         assert state["z_id"].shape == (6,) and state["z_exp"].shape == (2, 13)
         assert state["variables/w_exp"].shape == (2, 13)
         assert state["S_canonical_world/R"].shape == (3, 3)
         tuned = {k: state[k] for k in state.files if k.startswith("rendering/")}
-    tree, _ = load_weights(weights)
+    tree, _ = load_weights(toy_weights)
     start = tree["params"]["rendering"]["layer_0"]["kernel"]
     assert 0 < np.abs(tuned["rendering/layer_0/kernel"] - start).max() < 0.1
 
 
-def test_seeds_are_deterministic(done, folder, weights, tmp_path):
-    again = reconstruct_folder(folder, tmp_path, options(weights, seed=4))
+def test_seeds_are_deterministic(done, folder, toy_weights, tmp_path):
+    again = reconstruct_folder(folder, tmp_path, options(toy_weights, seed=4))
     assert again == tmp_path / "anna" / "mesh.ply" and not (again.parent / "report.html").exists()
     for name in ("mesh.ply", "mesh_view_002.ply"):
         assert (again.parent / name).read_bytes() == (done[0] / name).read_bytes()
-    other = reconstruct_folder(folder, tmp_path, options(weights, seed=5))
+    other = reconstruct_folder(folder, tmp_path, options(toy_weights, seed=5))
     assert other.read_bytes() != (done[0] / "mesh.ply").read_bytes()
 
 
-def test_stages_are_reported_as_they_go(folder, weights):
+def test_stages_are_reported_as_they_go(folder, toy_weights):
     seen = []
     views = load_views(folder, need=("cameras", "masks", "landmarks"))
-    found = pipeline.reconstruct(views, options(weights), progress=lambda *news: seen.append(news))
+    found = pipeline.reconstruct(
+        views, options(toy_weights), progress=lambda *news: seen.append(news)
+    )
     assert [(s, d, t) for s, d, t, _ in seen] == [
         ("switch", 2, 6), ("weights", 4, 6), ("residuals", 6, 6)
     ]  # fmt: skip
@@ -217,11 +209,11 @@ def _drop_alpha(folder):
         (_wrong_unit, "no head fits the landmarks"),
     ],
 )
-def test_bad_folders_are_refused_and_older_results_stay(spoiled, weights, spoil, word):
+def test_bad_folders_are_refused_and_older_results_stay(spoiled, toy_weights, spoil, word):
     folder, out = spoiled
     spoil(folder)
     with pytest.raises(InputError, match=word):
-        reconstruct_folder(folder, out, options(weights, cameras="given"))
+        reconstruct_folder(folder, out, options(toy_weights, cameras="given"))
     assert {p.name: p.read_text() for p in (out / "anna").iterdir()} == {
         name: f"older {name}" for name in FILES
     }
@@ -237,10 +229,10 @@ def test_bad_options_are_refused(bad):
         Options(**bad)
 
 
-def test_bad_weights_are_refused(weights, tmp_path):
+def test_bad_weights_are_refused(toy_weights, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_prior(tmp_path / "absent")
-    tree, header = load_weights(weights)
+    tree, header = load_weights(toy_weights)
     del header["format"]
 
     def refused(tree, header, match):
@@ -256,8 +248,8 @@ def test_bad_weights_are_refused(weights, tmp_path):
     refused(tree | {"latent": latent}, header, "latent")
 
 
-def test_units_of_the_cameras_set_the_scale(folder, weights):
-    views, prior = load_views(folder), load_prior(weights)
+def test_units_of_the_cameras_set_the_scale(folder, toy_weights):
+    views, prior = load_views(folder), load_prior(toy_weights)
     assert float(inputs.view_data(views, prior).unit) == 150.0
     metres = dataclasses.replace(views, units="metres")
     np.testing.assert_allclose(float(inputs.view_data(metres, prior).unit), 0.15)

@@ -17,18 +17,21 @@ from data_pipelines.render_head import render_subject
 from jaxrecon.errors import InputError
 from jaxrecon.fitting import cameras as fitted_cameras
 from jaxrecon.fitting.fit import FitResult
+from jaxrecon.fitting.problem import Hyper
 from jaxrecon.geometry.cameras import project_shared
+from jaxrecon.geometry.extraction import ExtractionStats
+from jaxrecon.pipelines import fit_subjects
+from jaxrecon.pipelines import implicit_deformation as pipeline
 from jaxrecon.pipelines import implicit_deformation_inputs as inputs
 from jaxrecon.pipelines.priors import Prior, load_prior
 from jaxrecon.pipelines.views import Views, load_views
-from jaxrecon.types import Cameras, Similarity
+from jaxrecon.types import Cameras, Mesh, Similarity
 from tests.pipelines import toy_prior
 
 
 @pytest.fixture(scope="module")
-def prior(tmp_path_factory) -> Prior:
-    folder = tmp_path_factory.mktemp("prior")
-    prior = load_prior(toy_prior.write_toy_weights(toy_prior.write_toy_model(folder), folder))
+def prior(toy_weights) -> Prior:
+    prior = load_prior(toy_weights)
     header = prior.header | {
         "canonical": {"unit_mm": HEAD_SCALE_MM, "centre_mm": [1.0, 10.0, 15.0]}
     }
@@ -36,10 +39,9 @@ def prior(tmp_path_factory) -> Prior:
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory) -> Views:
+def views(toy_model, tmp_path_factory) -> Views:
     folder = tmp_path_factory.mktemp("views")
-    model = toy_prior.write_toy_model(folder)
-    return load_views(render_subject(model, 3, folder / "anna", toy_prior.VIEWS))
+    return load_views(render_subject(toy_model, 3, folder / "anna", toy_prior.VIEWS))
 
 
 def without_cameras(views: Views, K: bool) -> Views:
@@ -191,6 +193,11 @@ def test_unknown_cameras_leave_the_unit_of_the_head(views, prior):
     K = np.asarray(unknown.cameras.K)
     np.testing.assert_allclose(K[:, :2, 2], 32.0)
     np.testing.assert_allclose(K[:, 0, 0], 64 * inputs.LENS)
+    told = dataclasses.replace(without_cameras(views, False), film_focal=np.array([26, 50, 85.0]))
+    K = np.asarray(inputs.view_data(told, prior, "estimate_focal").cameras.K)
+    # 50 mm on film of 36 x 24 mm, and the same part of the diagonal of a square
+    np.testing.assert_allclose(K[1, 0, 0], 50 / np.hypot(36, 24) * 64 * np.sqrt(2), rtol=1e-3)
+    np.testing.assert_allclose(K[:, 0, 0] / K[1, 1, 1], [26 / 50, 1, 85 / 50], rtol=1e-6)
 
 
 # ---------------------------------------------------------------- cameras found
@@ -207,6 +214,33 @@ def result_of(views: Views, prior: Prior, limit: int) -> FitResult:
         lambda x: jnp.asarray(x, jnp.float32), Cameras(K=K, R=views.cameras.R, t=t)
     )
     return FitResult(None, None, None, None, pose, cameras, None, None, None)
+
+
+def test_a_preset_says_how_many_pixels_a_fit_looks_at(views, prior, monkeypatch):
+    """What a fit is given, and the way back to the cameras of the photographs."""
+    assert [pipeline.PRESETS[name].limit for name in ("fast", "quality")] == [512, 1024]
+    sides = {"fast": 64, "quality": 128}
+    true = enlarged(views, (400, 900), (500, 90), 4)
+    big = without_cameras(true, False)
+    for name, side in sides.items():
+        preset = dataclasses.replace(pipeline.PRESETS[name], fit=toy_prior.FIT, limit=side)
+        monkeypatch.setitem(pipeline.PRESETS, name, preset)
+    mesh = Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]]))
+    stats = ExtractionStats((1, 1, 1), (1.0, 1.0, 1.0), 1, 1, 1.0, 1.0, 1, 0, 0)
+    monkeypatch.setattr(pipeline, "extract_mesh", lambda *arguments: (mesh, stats))
+    compared = set()
+    for name, side in sides.items():
+        options = pipeline.Options(preset=name, colours="network")
+        case = pipeline.prepare(big, options, prior)
+        assert case.data.images.shape == (3, side, side, 3)
+        assert case.size == side == case.limit and case.config.cameras == "estimate_focal"
+        found = dataclasses.replace(
+            result_of(true, prior, side), history={"total": np.zeros(3)}, landmark_error=np.ones(())
+        )
+        done = pipeline.conclude(prior, case, found, {}, options)
+        np.testing.assert_allclose(done.views.cameras.K, true.cameras.K, rtol=1e-5)
+        compared.add(fit_subjects.settings_of(options, prior, Hyper())["sizes"])
+    assert len(compared) == 2  # by --resume
 
 
 @pytest.mark.parametrize("mode", ["estimate", "estimate_focal"])

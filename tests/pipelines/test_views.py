@@ -121,6 +121,46 @@ def test_exif_rotation_is_applied(tmp_path):
     assert upright[:7].mean() > 0.95 and upright[9:].mean() < 0.05
 
 
+def write_film(path, focal, size=None, pixels=(16, 12)):
+    """A photograph whose EXIF data tell a focal length on 35 mm film, and its size in pixels."""
+    exif = Image.Exif()
+    exif[0x010F] = "maker"  # Pillow leaves EXIF data without a first tag out of PNG files
+    tags = exif.get_ifd(0x8769)
+    tags[0xA405] = focal
+    if size is not None:
+        tags[0xA002], tags[0xA003] = size
+    Image.new("RGB", pixels).save(path, exif=exif)
+
+
+def test_exif_tells_focal_lengths_where_no_camera_does(tmp_path):
+    write_film(tmp_path / "a.jpg", 26)
+    write_film(tmp_path / "b.png", 50, (4000, 3000))  # scaled
+    write_film(tmp_path / "c.jpg", 70, (3000, 4000))  # turned, and saved so
+    assert load_views(tmp_path).film_focal.tolist() == [26, 50, 70]
+    assert load_views(tmp_path, (2,)).film_focal.tolist() == [70]
+    write_cameras(tmp_path, [{"file": "a.jpg", "K": K}])
+    assert load_views(tmp_path).film_focal is None
+    write_cameras(tmp_path, [{"file": "a.jpg"}])
+    assert load_views(tmp_path).film_focal.tolist() == [26]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: Image.new("RGB", (16, 12)).save(path),
+        lambda path: write_film(path, 0),  # unknown, says the standard
+        lambda path: write_film(path, 30_000),
+        lambda path: write_film(path, 26, (4000, 2000)),  # cropped
+        lambda path: write_film(path, 26, (0, 0)),
+    ],
+)
+def test_one_photograph_whose_exif_is_of_no_use_hides_the_others(tmp_path, write):
+    write_film(tmp_path / "a.jpg", 26, (4032, 3024))
+    assert load_views(tmp_path).film_focal.tolist() == [26]
+    write(tmp_path / "b.jpg")
+    assert load_views(tmp_path).film_focal is None
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_greyscale_keeps_its_depth(tmp_path, suffix):
     pixels = np.array([[0, 65535], [257, 258]], np.uint16)
@@ -318,7 +358,7 @@ def test_cameras_without_poses_or_scale(folder):
     views = load_views(folder, (2, 1))
     assert views.cameras is None and views.units == "millimetres"
     np.testing.assert_array_equal(views.intrinsics, [K, K])
-    with pytest.raises(InputError, match="cameras.json holds no K, R and t"):
+    with pytest.raises(InputError, match="cameras.json holds no K, R and t(.|\n)*import-cameras"):
         load_views(folder, need=("cameras",))
     write_cameras(folder, [{"file": "view_002.png"}, {"file": "view_000.png"}], units=None)
     (folder / "landmarks.json").unlink()
