@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LEVELS = {
     "jaxrecon.types": 0,
     "jaxrecon.errors": 0,
+    "jaxrecon.archives": 0,
     "jaxrecon.cite": 1,
     "jaxrecon.geometry": 1,
     "jaxrecon.assets": 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ from jaxrecon.models.implicit import MLPConfig, evaluate, fold
 from jaxrecon.models.layers import Encoding, encode
 from jaxrecon.types import UNIT_BOX, Box, Field, field
 
-StateDict = Mapping[str, np.ndarray]
+StateDict = Mapping[str, Any]
+_MODEL = "model_state_dict"
 
 
 def _layers(parameters: StateDict, config: MLPConfig) -> dict:
@@ -173,8 +175,11 @@ def import_i3dmm_reference(state_dict: StateDict) -> tuple[MLPConfig, dict]:
 
 
 def _import_idr(state_dict: StateDict) -> dict[str, tuple[MLPConfig, dict]]:
-    """An ImplicitNetwork alone, or IDR's whole model: implicit_network.*, rendering_network.*."""
-    parameters = state_dicts.parameters_of(state_dict)
+    """An ImplicitNetwork alone, or IDR's whole model: implicit_network.*, rendering_network.*.
+
+    Its latest.pth is {epoch, model_state_dict}; a state dict alone will do.
+    """
+    parameters = state_dicts.parameters_of(state_dicts.state_dict_in(state_dict, _MODEL))
     prefixes = ("implicit_network.", "rendering_network.")
     if not any(k.startswith(prefixes) for k in parameters):
         config = idr_config(parameters)
@@ -192,14 +197,15 @@ def _import_idr(state_dict: StateDict) -> dict[str, tuple[MLPConfig, dict]]:
 
 
 def _import_i3dmm_reference(state_dict: StateDict) -> dict[str, tuple[MLPConfig, dict]]:
-    return {"reference": import_i3dmm_reference(state_dict)}
+    """latest_ref.pth, {epoch, model_state_dict}, or the state dict alone."""
+    return {"reference": import_i3dmm_reference(state_dicts.state_dict_in(state_dict, _MODEL))}
 
 
 IMPORTERS: dict[str, Callable[[StateDict], dict[str, tuple[MLPConfig, dict]]]] = {
     "idr": _import_idr,
     "i3dmm-reference": _import_i3dmm_reference,
 }
-"""Name on the command line -> state dict -> {part: (configuration, parameters)}."""
+"""Name on the command line -> checkpoint or state dict -> {part: (configuration, parameters)}."""
 
 
 @dataclasses.dataclass(frozen=True)

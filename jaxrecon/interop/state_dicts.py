@@ -2,7 +2,8 @@
 
 An import either uses every parameter of a state dict or fails and names what is left: a network
 that is nearly the right one must not load. torch keeps weights as (out, in) with y = x W^T + b; our
-kernels are (in, out). Nothing is unpickled.
+kernels are (in, out). Containers of PyTorch are read by `torch_files`, layers other than linear
+ones by `torch_layers`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from jaxrecon.archives import open_zip, unpacked_limit
 from jaxrecon.errors import InputError
+from jaxrecon.interop.pickle_values import shown
 from jaxrecon.interop.weights import MAX_BYTES
 
 # torch.nn.utils.weight_norm; torch.nn.utils.parametrizations.weight_norm names them differently.
@@ -22,10 +26,12 @@ _PARAMETRISED = {
     ".parametrizations.weight.original0": ".weight_g",
     ".parametrizations.weight.original1": ".weight_v",
 }
+_MAX_NAME = 500
+_VALUES = (np.ndarray, np.generic, str, bytes, bool, int, float)
+CHECK_NETWORK = "check that --network, or the configuration, names what the file holds"
 _NOT_ARRAYS = "an .npz of plain arrays, one for each entry of the state dict"
-_CONVERT = (
-    "where PyTorch is installed: numpy.savez('weights.npz', **{name: value.numpy() for name, value "
-    "in torch.load(FILE, map_location='cpu', weights_only=True)['model_state_dict'].items()})"
+_OWN_READER = (
+    "jaxrecon import-checkpoint reads both; in Python, jaxrecon.interop.torch_files.read_checkpoint"
 )
 
 
@@ -33,7 +39,8 @@ def read_npz(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz; object members are refused, and sizes are checked before reading.
 
     Raises:
-        InputError: absent, not an .npz, damaged, larger than 1 GiB, or holding objects.
+        InputError: absent, not an .npz, damaged, larger than 1 GiB, or holding objects (which
+            `object_arrays.read_npz_objects` reads).
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -41,9 +48,10 @@ def read_npz(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         _refuse_pytorch(path)
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-                raise InputError(f"{path}: larger than 1 GiB", _NOT_ARRAYS)
+        with open_zip(path) as archive:
+            limit = unpacked_limit(path.stat().st_size, MAX_BYTES)
+            if sum(member.file_size for member in archive.infolist()) > limit:
+                raise ValueError(f"unpacked, larger than {limit / 2**30:.3g} GiB")
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 if name in arrays:
@@ -53,7 +61,8 @@ def read_npz(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         raise
     # A hostile archive fails in many ways: zlib.error, KeyError, NotImplementedError, ...
     except Exception as error:
-        raise InputError(f"{path}: {str(error)[:200]}", _NOT_ARRAYS) from error
+        text = shown(str(error), 200) or type(error).__name__
+        raise InputError(f"{path}: {text}", _NOT_ARRAYS) from error
     return arrays
 
 
@@ -69,6 +78,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
         shape, _, dtype = read(stream)
         if dtype.hasobject:
             raise ValueError(f"{member.filename} holds Python objects, which are not read")
+        if dtype.itemsize == 0:
+            raise ValueError(f"{member.filename} holds elements of no size")
         # The array is allocated before it is filled: its shape must be what the member can fill.
         if math.prod(shape) * dtype.itemsize > member.file_size:
             raise ValueError(f"{member.filename}: shape {shape} is larger than its data")
@@ -77,32 +88,58 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
 
 
 def _refuse_pytorch(path: pathlib.Path) -> None:
-    """Name a PyTorch container for what it is, by its content or else its suffix."""
+    """Name a PyTorch container for what it is, by its content."""
     with path.open("rb") as file:
         start = file.read(2)
-    torch = path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar", ".pkl", ".bin")
-    if start == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            torch |= any(name.endswith("data.pkl") for name in archive.namelist())
-    if torch or start[:1] == b"\x80":
+    torch = start[:1] == b"\x80"
+    if start == b"PK":
+        with open_zip(path) as archive:
+            torch = any(name.endswith("/data.pkl") for name in archive.namelist())
+    if torch:
+        raise InputError(f"{path}: a container of PyTorch, not an .npz", _NOT_ARRAYS, _OWN_READER)
+
+
+def state_dict_in(checkpoint: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """The state dict at the path `names` of a nested checkpoint, or the checkpoint if it is flat.
+
+    Raises:
+        InputError: nothing is at that path, and the checkpoint holds other dicts.
+    """
+    inner: Any = checkpoint
+    for name in names:
+        inner = inner.get(name) if isinstance(inner, Mapping) else None
+    inner = checkpoint if inner is None else inner
+    if not isinstance(inner, Mapping) or any(isinstance(v, Mapping) for v in inner.values()):
         raise InputError(
-            f"{path}: PyTorch containers cannot be imported yet", _NOT_ARRAYS, _CONVERT
+            f"no state dict at {'.'.join(names)} of the checkpoint; it has {some(checkpoint)}",
+            f"a checkpoint with its state dict at {'.'.join(names)}, or a state dict alone",
+            CHECK_NETWORK,
         )
+    return inner
 
 
-def parameters_of(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def parameters_of(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The numeric arrays of a state dict, without `module.` prefixes (of torch's DataParallel).
 
-    Text (configurations kept beside weights) holds no parameters and is left out; names of the
-    newer weight normalisation become `weight_g` and `weight_v`.
+    Text (configurations kept beside weights) holds no parameters and is left out, as are batch
+    normalisation's counters (`num_batches_tracked`); names of the newer weight normalisation become
+    `weight_g` and `weight_v`.
 
     Raises:
         InputError: two names become one, or an entry is not an array of numbers.
     """
     parameters = {}
     for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, _VALUES):
+            raise InputError(
+                f"{shown(key, 80)}: a {type(value).__name__} in a state dict", "arrays of numbers"
+            )
+        if len(key) > _MAX_NAME or not key.isprintable():
+            raise InputError(f"{shown(key)}...: a name in a state dict", "names of torch's modules")
+        if isinstance(value, str | bytes):
+            continue
         name, array = key, np.asarray(value)
-        if array.dtype.kind in "US":
+        if array.dtype.kind in "US" or key.rpartition(".")[2] == "num_batches_tracked":
             continue
         while name.startswith("module."):
             name = name.removeprefix("module.")
@@ -141,9 +178,9 @@ def linear_shapes(parameters: Mapping[str, np.ndarray], stem: str) -> list[tuple
         shapes.append((int(inputs), int(outputs)))
     if not shapes:
         raise InputError(
-            f"no {stem}0.weight or {stem}0.weight_v in the state dict; it has {_some(parameters)}",
+            f"no {stem}0.weight or {stem}0.weight_v in the state dict; it has {some(parameters)}",
             f"linear layers {stem}0, {stem}1, ...",
-            "check that --network names what the file holds",
+            CHECK_NETWORK,
         )
     return shapes
 
@@ -171,7 +208,7 @@ def import_linear_layers(
             wanted |= {f"{name}.weight_g": (outputs, 1), f"{name}.weight_v": (outputs, inputs)}
         else:
             wanted |= {f"{name}.weight": (outputs, inputs)}
-        arrays = {k.removeprefix(f"{name}."): _take(parameters, k, s) for k, s in wanted.items()}
+        arrays = {k.removeprefix(f"{name}."): take(parameters, k, s) for k, s in wanted.items()}
         used |= set(wanted)
         layer = {"kernel": arrays["weight_v" if normed else "weight"].T, "bias": arrays["bias"]}
         if normed:
@@ -184,9 +221,9 @@ def import_linear_layers(
     unused = sorted(set(parameters) - used)
     if unused:
         raise InputError(
-            f"the state dict has {_some(unused)}, which this network does not",
+            f"the state dict has {some(unused)}, which this network does not",
             f"layers {', '.join(shapes)}",
-            "check that --network, or the configuration, names what the file holds",
+            CHECK_NETWORK,
         )
     return layers
 
@@ -200,12 +237,17 @@ def resolve_weight_norm(layer: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {"kernel": kernel.astype(np.float32), "bias": layer["bias"]}
 
 
-def _take(parameters: Mapping[str, np.ndarray], key: str, shape: Sequence[int]) -> np.ndarray:
+def take(parameters: Mapping[str, np.ndarray], key: str, shape: Sequence[int]) -> np.ndarray:
+    """The float32 array of a key.
+
+    Raises:
+        InputError: absent, of another shape, not of floats, or not finite.
+    """
     if key not in parameters:
         raise InputError(
-            f"{key} is missing; the state dict has {_some(parameters)}",
+            f"{key} is missing; the state dict has {some(parameters)}",
             f"{key} of shape {tuple(shape)}",
-            "check that --network, or the configuration, names what the file holds",
+            CHECK_NETWORK,
         )
     value = parameters[key]
     if value.shape != tuple(shape) or value.dtype.kind != "f":
@@ -219,8 +261,8 @@ def _take(parameters: Mapping[str, np.ndarray], key: str, shape: Sequence[int]) 
     return value
 
 
-def _some(keys) -> str:
-    """The first names of many."""
-    keys = sorted(keys)
+def some(keys) -> str:
+    """The first names of many, for messages."""
+    keys = sorted(shown(k, 80) for k in keys)
     text = ", ".join(keys[:6]) or "no arrays"
     return text + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")

@@ -7,12 +7,15 @@ Orbax folders from strangers are not safe to open; released weights are safetens
 from __future__ import annotations
 
 import pathlib
+import stat
 from typing import cast
 
 import jax
 
 from jaxrecon.errors import InputError
 from jaxrecon.training.state import TrainState
+
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError)
 
 
 class Checkpoints:
@@ -24,13 +27,7 @@ class Checkpoints:
         self._ocp = ocp
         self.folder = pathlib.Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.rglob("*"):
-            if path.is_symlink():
-                raise InputError(
-                    f"{path}: a link inside a checkpoint folder",
-                    "plain files",
-                    "use a folder of yours",
-                )
+        _refuse_links(self.folder)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers=ocp.StandardCheckpointHandler(),
@@ -53,8 +50,9 @@ class Checkpoints:
         """The newest checkpoint, in the structure, shapes and placement of `like`.
 
         Raises:
-            InputError: none is there, or it does not fit.
+            InputError: none is there, it is damaged or does not fit, or the folder holds links.
         """
+        _refuse_links(self.folder)
         step = self.latest()
         if step is None:
             raise InputError(
@@ -62,7 +60,14 @@ class Checkpoints:
                 "a folder of an earlier run",
                 "train without resuming",
             )
-        saved = _described(self._manager.item_metadata(step).tree)
+        try:
+            saved = _described(self._manager.item_metadata(step).tree)
+        except _BROKEN as error:
+            raise InputError(
+                f"{self.folder}/{step}: its description is damaged ({str(error)[:200]})",
+                "a checkpoint that jaxrecon wrote",
+                "remove this step to use an earlier one, or train without resuming",
+            ) from error
         expected = _described(like)
         differ = sorted(
             k for k in saved.keys() | expected.keys() if saved.get(k) != expected.get(k)
@@ -74,7 +79,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
             return cast(TrainState, restored)
-        except ValueError as error:
+        except _BROKEN as error:
             raise self._misfit(step, str(error)[:200]) from error
 
     def _misfit(self, step: int, why: str) -> InputError:
@@ -88,6 +93,23 @@ class Checkpoints:
         """Wait for pending saves."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _refuse_links(folder: pathlib.Path) -> None:
+    """A checkpoint is plain files in folders: nothing that leads elsewhere, and nothing to hang on.
+
+    Paths that its own descriptions name are not followed: names of arrays must be those expected,
+    and tensorstore refuses keys that leave the folder.
+    """
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+            raise InputError(
+                f"{path}: {what} inside a checkpoint folder",
+                "plain files",
+                "use a folder of yours",
+            )
 
 
 def _described(tree) -> dict[str, str]:

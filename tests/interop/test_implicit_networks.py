@@ -15,6 +15,7 @@ from jaxrecon.cli.import_checkpoint import ImportCheckpoint
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.extraction import extract
 from jaxrecon.geometry.gradients import eikonal, value_and_gradient
+from jaxrecon.interop.checkpoints import NETWORKS
 from jaxrecon.interop.implicit_networks import (
     IMPORTERS,
     idr_config,
@@ -330,6 +331,31 @@ def test_import_checkpoint(tmp_path, capsys):
     np.testing.assert_allclose(values, SMALL["small_pe6_skip/out_f64"], rtol=1e-4, atol=1e-5)
 
 
+def test_import_a_checkpoint_of_torch(tmp_path, capsys):
+    """IDR's latest.pth: {epoch, model_state_dict} with the prefixes of DataParallel."""
+    from tests.interop.foreign_files import mapping, number, storage, tensor, zip_container
+
+    state = {
+        f"module.implicit_network.{k}": np.asarray(v, np.float32)
+        for k, v in _state_dict(SMALL, "small_pe6_skip").items()
+    }
+    tensors = {
+        k: tensor(storage(str(i), v.size), v.shape) for i, (k, v) in enumerate(state.items())
+    }
+    value = mapping(epoch=number(2000), model_state_dict=mapping(**tensors))
+    storages = [(str(i), v.tobytes()) for i, v in enumerate(state.values())]
+    (tmp_path / "latest.pth").write_bytes(zip_container(value, storages))
+    out = tmp_path / "idr"
+    assert _import(tmp_path / "latest.pth", "--network", "idr", "--out", out) == 0
+    assert "left out, as no weights: epoch" in capsys.readouterr().out
+    tree, header = load_weights(out)
+    assert "MIT" in header["licence"] and "lioryariv/idr" in header["source"]["authors"]
+    config = config_from_dict(MLPConfig, header["config"]["implicit"])
+    parameters = jax.tree.map(jnp.asarray, tree["params"]["implicit"])
+    values = evaluate(config, fold(parameters), jnp.asarray(SMALL["pts"]))
+    np.testing.assert_allclose(values, SMALL["small_pe6_skip/out_f64"], rtol=1e-4, atol=1e-5)
+
+
 def test_import_checkpoint_refuses(tmp_path, capsys):
     def refused(message, *arguments):
         assert _import(*arguments) == 2
@@ -338,10 +364,10 @@ def test_import_checkpoint_refuses(tmp_path, capsys):
 
     out = tmp_path / "out"
     torch, objects, source = (tmp_path / n for n in ("a.pth", "objects.npz", "idr.npz"))
-    torch.write_bytes(b"\x80\x02")
+    torch.write_bytes(b"\x80\x02")  # cut short
     np.savez(objects, a=np.array([{}], object))
     np.savez(source, **_state_dict(SMALL, "small_nope_noskip"))
-    refused("PyTorch containers cannot be imported yet", torch, "--network", "idr", "--out", out)
+    refused("its pickle is truncated", torch, "--network", "idr", "--out", out)
     refused("objects", objects, "--network", "idr", "--out", out)
     refused("no such file", tmp_path / "no.npz", "--network", "idr", "--out", out)
     refused("lin_sdf0", source, "--network", "i3dmm-reference", "--out", out)
@@ -357,4 +383,4 @@ def test_the_command_offers_every_importer():
     import typing
 
     offered = typing.get_args(typing.get_type_hints(ImportCheckpoint)["network"])
-    assert set(offered) == set(IMPORTERS)
+    assert set(offered) == set(NETWORKS) > set(IMPORTERS)

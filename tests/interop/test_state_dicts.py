@@ -149,19 +149,20 @@ def test_files_that_lie(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         read_npz(tmp_path / "absent.npz")
     monkeypatch.setattr("jaxrecon.interop.state_dicts.MAX_BYTES", 100)
-    with pytest.raises(InputError, match="1 GiB"):
+    with pytest.raises(InputError, match="unpacked, larger than"):
         read_npz(_zip(path, [("a.npy", _member((4,)))]))
 
 
 def test_pytorch_containers_are_named(tmp_path):
     zipped = _zip(tmp_path / "a.npz", [("archive/data.pkl", b"\x80\x02}q\0.")])
-    legacy, suffix = tmp_path / "b.npz", tmp_path / "c.pth"
+    legacy = tmp_path / "b.npz"
     legacy.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF")
-    suffix.write_bytes(b"anything")
-    for path in (zipped, legacy, suffix):
-        with pytest.raises(InputError, match="PyTorch containers cannot be imported yet") as error:
+    for path in (zipped, legacy):
+        with pytest.raises(InputError, match="a container of PyTorch, not an .npz") as error:
             read_npz(path)
-        assert "numpy.savez" in error.value.remedy
+        assert "import-checkpoint" in error.value.remedy
+    suffix = _zip(tmp_path / "c.pth", [("a.npy", _member((4,)))])  # the content decides
+    assert read_npz(suffix)["a"].shape == (4,)
 
 
 @pytest.fixture(scope="module")
