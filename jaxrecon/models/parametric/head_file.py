@@ -1,8 +1,8 @@
 """Files of linear head models, brought to one form: millimetres, head frame, 68 landmarks.
 
-A file is an .npz in the layout of docs/how-to/models.md: our conversion of ICT-FaceKit, a
-conversion of BFM, FLAME or FaceScape that a user wrote, or the free body (`v_template`,
-`shapedirs`), of which the head is cut out. Nothing is unpickled.
+A file is an .npz in the layout of docs/how-to/models.md: a conversion of ICT-FaceKit, BFM or
+FaceScape, one of FLAME (`v_template`, `shapedirs`: a body file that is a head), the free body, of
+which the head is cut out, or what a user wrote. Nothing is unpickled.
 
 Head frame: right-handed, x to the subject's left, y up, z out of the face, millimetres; origin and
 pitch are those of ICT-FaceKit (`REFERENCE`).
@@ -17,11 +17,20 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric.model_arrays import (
+    BROKEN,
+    UNITS,
+    expression_modes,
+    finite_array,
+    index_array,
+    npz_arrays,
+    require,
+    word,
+    words,
+)
 
-MAX_BYTES = 1 << 30
 REMEDY = "give a head model converted to .npz (see docs/how-to/models.md)"
 SKIN_PARTS = ("face", "head_neck", "sclera_left", "sclera_right")
-UNITS = {"millimetres": 1.0, "centimetres": 10.0, "metres": 1000.0, "micrometres": 1e-3}
 FRAMES = ("head", "any")
 REFERENCE = {
     36: (-44.6, 34.3, 86.0),
@@ -36,9 +45,12 @@ nose, corners of the mouth, chin."""
 SMALLEST_MODE_MM = 0.05
 """Modes of the body that move the head's skin less (rms) are left out."""
 _REQUIRED = ("v_mean", "id_basis", "faces")
-_BODY = "v_template shapedirs faces head_faces head_face_part head_part_names".split()
+_BODY = ("v_template", "shapedirs", "faces")
+_HEAD_OF_BODY = ("head_faces", "head_face_part", "head_part_names")
+_NOT_OURS = ("posedirs", "bilinear_")
+"""Large arrays of files that serve other readers as well."""
+_MAX_MODES = 4096
 _LANDMARKS = "68 landmarks: landmarks68, or landmarks68_face with landmarks68_bary"
-_SPARSE = ("expr_ptr", "expr_idx", "expr_delta")
 
 
 def read_head(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -51,23 +63,34 @@ def read_head(path: str | os.PathLike) -> dict[str, np.ndarray]:
         v_mean (v, 3) float32 mm; id_basis (k, v, 3) float32 mm per standard deviation; expression
         (e, v, 3) float32 mm; expr_names (e,); faces (f, 3); face_part (f,) into part_names;
         landmark_corners (68, 3) vertex ids with landmark_weights (68, 3); landmarks68 (68,) the
-        nearest vertices; mask_* (v,) as in the file.
+        nearest vertices; mask_* (v,) as in the file; where the model has colours, albedo_mean
+        (v, 3) and albedo_basis (a, v, 3) float32, RGB.
 
     Raises:
         InputError: no such file, no head model, or its arrays disagree.
     """
     path = pathlib.Path(path)
-    raw = _arrays(path)
+    raw = stored_arrays(path)
     try:
-        body = "v_template" in raw
-        head = _head_of_body(raw) if body else _head(raw)
+        head = head_from_arrays(raw)
     except InputError as error:
         raise InputError(f"{path}: {error.given}", error.expected, error.remedy) from error
-    except (TypeError, ValueError, IndexError, np.linalg.LinAlgError) as error:
+    except BROKEN as error:
         raise InputError(
             f"{path}: arrays disagree ({str(error)[:200]})", "consistent shapes and indices", REMEDY
         ) from error
     return head
+
+
+def head_from_arrays(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As `read_head`, from the arrays of a file (what a converter is about to write).
+
+    Raises:
+        InputError, ValueError, TypeError, IndexError: no head model, or its arrays disagree.
+    """
+    if "v_template" not in raw:
+        return _head(raw)
+    return _head(_body_that_is_a_head(raw)) if "is_head" in raw else _head_of_body(raw)
 
 
 def sided_name(name: str) -> str:
@@ -94,44 +117,45 @@ def place_by_landmarks(
     return R, b.mean(0) - R @ a.mean(0)
 
 
-def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    expected = f".npz with {', '.join(_REQUIRED)} and {_LANDMARKS}"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file", "a linear head model (.npz)", REMEDY)
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path}: larger than 1 GiB", "a linear head model (.npz)", REMEDY)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = _BODY if "v_template" in archive.files else _REQUIRED
-            missing = [key for key in wanted if key not in archive.files]
-            if missing:
-                raise KeyError(f"no {', '.join(missing)}")
-            return {key: archive[key] for key in archive.files}
-    except Exception as error:  # whatever a broken zip or header raises
-        raise InputError(f"{path}: {str(error)[:300]}", expected, REMEDY) from error
+def stored_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a head model's file as they are stored, less those of other readers.
+
+    Raises:
+        InputError: no such file, too large, no .npz of plain arrays, or without what a head needs.
+    """
+    expected = f"a head model: .npz with {', '.join(_REQUIRED)} and {_LANDMARKS}"
+    return npz_arrays(path, _chosen, expected, REMEDY)
+
+
+def _chosen(names: list[str]) -> list[str]:
+    wanted = _REQUIRED
+    if "v_template" in names:
+        wanted = _BODY if "is_head" in names else (*_BODY, *_HEAD_OF_BODY)
+    require(names, wanted)
+    return [name for name in names if not name.startswith(_NOT_OURS)]
 
 
 def _head(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The canonical arrays of a head file."""
-    scale = UNITS.get(_word(raw, "unit", "millimetres"))
-    frame = _word(raw, "frame", "head")
+    scale = UNITS.get(word(raw, "unit", "millimetres"))
+    frame = word(raw, "frame", "head")
     if scale is None or frame not in FRAMES:
         raise InputError(
-            f"unit {_word(raw, 'unit', 'millimetres')!r}, frame {frame!r}",
+            f"unit {word(raw, 'unit', 'millimetres')!r}, frame {frame!r}",
             f"unit among {', '.join(UNITS)}; frame among {', '.join(FRAMES)}",
             REMEDY,
         )
-    mean = _finite(raw, "v_mean", (-1, 3))
+    mean = finite_array(raw, "v_mean", (-1, 3))
     count = len(mean)
-    faces = _indices(raw, "faces", (-1, 3), count)
+    faces = index_array(raw, "faces", (-1, 3), count)
     if not len(faces):
         raise ValueError("no faces")
     part, names = _parts(raw, len(faces))
     corners, weights = _landmarks(raw, faces, count)
-    expression, expression_names = _expressions(raw, count)
+    expression, expression_names = expression_modes(raw, count)
     head = {
         "v_mean": scale * mean,
-        "id_basis": scale * _finite(raw, "id_basis", (-1, count, 3)),
+        "id_basis": scale * finite_array(raw, "id_basis", (-1, count, 3)),
         "expression": scale * expression,
         "expr_names": np.array([sided_name(n) for n in expression_names], dtype=str),
         "faces": faces,
@@ -141,6 +165,7 @@ def _head(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "landmark_weights": weights,
         "landmarks68": np.take_along_axis(corners, weights.argmax(1)[:, None], 1)[:, 0],
         **_masks(raw, count),
+        **_albedo(raw, count),
     }
     return _placed(head) if frame == "any" else head
 
@@ -155,6 +180,30 @@ def _placed(head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return head | turned | {"v_mean": (head["v_mean"] @ R.T + t).astype(np.float32)}
 
 
+def _body_that_is_a_head(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The layout of a head from that of a body which is nothing else (its file says `is_head`):
+    FLAME at zero pose.
+
+    Its 68 landmarks are the 17 of the contour as seen from the front and the 51 fixed ones, where
+    it does not name all 68.
+    """
+    head = raw | {
+        "unit": raw.get("unit", np.array("metres")),
+        "frame": np.array("any"),
+        "v_mean": raw["v_template"],
+        "id_basis": raw["shapedirs"],
+    }
+    for what in ("face", "bary"):
+        fixed, contour = raw.get(f"landmarks_{what}"), raw.get(f"contour_{what}")
+        if f"landmarks68_{what}" in raw or fixed is None:
+            continue
+        if len(fixed) == 51 and contour is not None and contour.shape[1] == 17:
+            fixed = np.concatenate([contour[0], fixed])
+        if len(fixed) == 68:
+            head[f"landmarks68_{what}"] = fixed
+    return head
+
+
 def _head_of_body(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The head of the free body as a head model of its own.
 
@@ -166,7 +215,7 @@ def _head_of_body(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     keep = raw["head_faces"].astype(bool)
     if keep.shape != (len(raw["faces"]),) or not keep.any():
         raise ValueError("head_faces is no mask of the faces")
-    faces = _indices(raw, "faces", (-1, 3), len(raw["v_template"]))
+    faces = index_array(raw, "faces", (-1, 3), len(raw["v_template"]))
     ids, cropped = np.unique(faces[keep], return_inverse=True)
     crop = {
         "unit": raw.get("unit", np.array("metres")),
@@ -177,13 +226,14 @@ def _head_of_body(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "face_part": raw["head_face_part"],
         "part_names": raw["head_part_names"],
         **{k: v[ids] for k, v in raw.items() if k.startswith("mask_")},
+        **{k[5:]: v for k, v in raw.items() if k.startswith("head_albedo_")},
     }
     new_face = np.cumsum(keep) - 1
-    marked = _indices(raw, "landmarks68_face", (68,), len(faces))
+    marked = index_array(raw, "landmarks68_face", (68,), len(faces))
     if not keep[marked].all():
         raise ValueError("landmarks outside head_faces")
     crop["landmarks68_face"], crop["landmarks68_bary"] = new_face[marked], raw["landmarks68_bary"]
-    dense, names = _expressions(raw, len(raw["v_template"]))
+    dense, names = expression_modes(raw, len(raw["v_template"]))
     # The tongue alone tells nothing of the skin, and comes through closed lips.
     shown = [i for i, name in enumerate(names) if name != "tongueOut"]
     crop["expr_basis"] = dense[:, ids][shown]
@@ -213,6 +263,8 @@ def _principal(modes: np.ndarray, outer: np.ndarray) -> np.ndarray:
     """Modes (k', v, 3) orthogonal over `outer`, largest first, in the span of the given ones: the
     coefficients are turned, so that they stay independent with unit variance.
     """
+    if len(modes) > _MAX_MODES:  # their products with one another fill a matrix
+        raise ValueError(f"{len(modes)} modes, of which {_MAX_MODES} are read")
     flat = modes[:, outer].reshape(len(modes), -1)
     variance, turn = np.linalg.eigh(flat @ flat.T)
     size = np.sqrt(np.maximum(variance, 0.0) / len(outer))
@@ -229,10 +281,8 @@ def _parts(raw: dict[str, np.ndarray], faces: int) -> tuple[np.ndarray, np.ndarr
         return np.zeros(faces, np.int64), np.array(["face"])
     if "face_part" not in raw or "part_names" not in raw:
         raise InputError("face_part or part_names alone", "both, or none", REMEDY)
-    names = raw["part_names"].astype(str)
-    if names.ndim != 1:
-        raise ValueError("part_names is no list")
-    return _indices(raw, "face_part", (faces,), len(names)), names
+    names = np.array(words(raw, "part_names"), dtype=str)
+    return index_array(raw, "face_part", (faces,), len(names)), names
 
 
 def _landmarks(
@@ -240,49 +290,15 @@ def _landmarks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(corners (68, 3), weights (68, 3)); a vertex is a corner of weight one."""
     if "landmarks68_face" in raw and "landmarks68_bary" in raw:
-        corners = faces[_indices(raw, "landmarks68_face", (68,), len(faces))]
-        weights = _finite(raw, "landmarks68_bary", (68, 3))
+        corners = faces[index_array(raw, "landmarks68_face", (68,), len(faces))]
+        weights = finite_array(raw, "landmarks68_bary", (68, 3))
         if (weights < -1e-3).any() or np.abs(weights.sum(1) - 1).max() > 1e-3:
             raise ValueError("landmarks68_bary are no barycentric coordinates")
         return corners, weights
     if "landmarks68" not in raw:
         raise InputError("no landmarks", _LANDMARKS, REMEDY)
-    ids = _indices(raw, "landmarks68", (68,), count)
+    ids = index_array(raw, "landmarks68", (68,), count)
     return np.repeat(ids[:, None], 3, 1), np.tile(np.array([[1, 0, 0]], np.float32), (68, 1))
-
-
-def _expressions(raw: dict[str, np.ndarray], count: int) -> tuple[np.ndarray, list[str]]:
-    """(dense (e, v, 3) in the file's unit, names); unnamed ones are principal modes."""
-    given = [key for key in (*_SPARSE, "expr_names", "expr_basis") if key in raw]
-    if not given:
-        return np.zeros((0, count, 3), np.float32), []
-    if "expr_basis" in raw:
-        dense = _finite(raw, "expr_basis", (-1, count, 3))
-    elif all(key in raw for key in _SPARSE):
-        dense = _dense(raw, count)
-    else:
-        raise InputError(
-            f"expressions with {', '.join(given)} alone", f"{', '.join(_SPARSE)}, or none", REMEDY
-        )
-    if "expr_names" not in raw:
-        return dense, [f"mode_{i:03d}" for i in range(len(dense))]
-    names = [str(n) for n in raw["expr_names"].astype(str)]
-    if len(names) != len(dense):
-        raise ValueError(f"{len(names)} names of {len(dense)} expressions")
-    return dense, names
-
-
-def _dense(raw: dict[str, np.ndarray], count: int) -> np.ndarray:
-    delta = _finite(raw, "expr_delta", (-1, 3))
-    index = _indices(raw, "expr_idx", (len(delta),), count)
-    pointer = _indices(raw, "expr_ptr", (-1,), len(delta) + 1)
-    if not len(pointer) or (np.diff(pointer) < 0).any():
-        raise ValueError("expr_ptr is no rising list")
-    dense = np.zeros((len(pointer) - 1, count, 3), np.float32)
-    for e in range(len(dense)):
-        span = slice(pointer[e], pointer[e + 1])
-        dense[e, index[span]] = delta[span]
-    return dense
 
 
 def _masks(raw: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
@@ -293,44 +309,13 @@ def _masks(raw: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     return masks
 
 
-def _finite(raw: dict[str, np.ndarray], key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array as float32, of a shape in which -1 stands for any length."""
-    array = raw[key]
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{key} does not hold numbers")
-    _check_shape(key, array, shape)
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{key} holds NaN or infinity")
-    return array
-
-
-def _indices(
-    raw: dict[str, np.ndarray], key: str, shape: tuple[int, ...], bound: int
-) -> np.ndarray:
-    """An array of whole numbers in [0, bound) as int64."""
-    if key not in raw:
-        raise ValueError(f"no {key}")
-    array = raw[key]
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{key} does not hold whole numbers")
-    _check_shape(key, array, shape)
-    array = array.astype(np.int64)
-    if array.size and not 0 <= array.min() <= array.max() < bound:
-        raise ValueError(f"{key} goes beyond 0 to {bound - 1}")
-    return array
-
-
-def _check_shape(key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    fits = array.ndim == len(shape) and all(
-        s in (-1, a) for s, a in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if s == -1 else str(s) for s in shape)
-        raise ValueError(f"{key} has shape {array.shape}, not ({wanted})")
-
-
-def _word(raw: dict[str, np.ndarray], key: str, default: str) -> str:
-    if key not in raw:
-        return default
-    return str(raw[key]) if raw[key].ndim == 0 else "?"
+def _albedo(raw: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    given = [key for key in ("albedo_mean", "albedo_basis") if key in raw]
+    if not given:
+        return {}
+    if len(given) == 1:
+        raise InputError(f"{given[0]} alone", "albedo_mean and albedo_basis, or none", REMEDY)
+    return {
+        "albedo_mean": finite_array(raw, "albedo_mean", (count, 3)),
+        "albedo_basis": finite_array(raw, "albedo_basis", (-1, count, 3)),
+    }
