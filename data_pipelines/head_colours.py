@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from data_pipelines import head_points, procedural_albedo
+from data_pipelines import head_points
 from data_pipelines.head_points import HeadSampler, SampleConfig
 from data_pipelines.lighting import sample_lighting, shade
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.models.parametric.face import kept_vertices
 
 COLOUR_PARAMETERS = procedural_albedo.PARAMETERS + 27

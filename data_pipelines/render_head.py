@@ -24,7 +24,12 @@ import numpy as np
 from data_pipelines.ground_truth import licence_of, outer_surface, write_ply
 from data_pipelines.head_cameras import sample_cameras, visible_points
 from data_pipelines.lighting import sample_lighting, shade
-from data_pipelines.procedural_albedo import (
+from jaxrecon.errors import InputError
+from jaxrecon.geometry.mesh import vertex_normals
+from jaxrecon.geometry.mesh_writers import write_whole
+from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
+from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
+from jaxrecon.models.parametric.procedural_albedo import (
     AlbedoParameters,
     albedo_surface,
     flatten,
@@ -32,11 +37,6 @@ from data_pipelines.procedural_albedo import (
     unflatten,
     vertex_albedo,
 )
-from jaxrecon.errors import InputError
-from jaxrecon.geometry.mesh import vertex_normals
-from jaxrecon.geometry.mesh_writers import write_whole
-from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
-from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
 from jaxrecon.types import Cameras
 
 NOSE_TIP = 30

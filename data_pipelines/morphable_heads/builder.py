@@ -18,8 +18,8 @@ import tensorflow_datasets as tfds
 from data_pipelines.morphable_heads import examples, hair
 from data_pipelines.morphable_heads.examples import HeadsConfig, Studio
 from data_pipelines.morphable_heads.head import LABELS
-from data_pipelines.procedural_albedo import PARAMETERS
 from jaxrecon.models.parametric.face import load_face_model
+from jaxrecon.models.parametric.procedural_albedo import PARAMETERS
 
 RENDERED = ".rendered"
 """Folder of rendered examples that wait to be packed, below the data folder."""

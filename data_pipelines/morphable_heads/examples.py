@@ -24,13 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import head_points, procedural_albedo
+from data_pipelines import head_points
 from data_pipelines.head_cameras import orbit_camera, visible_points
 from data_pipelines.lighting import sample_lighting
 from data_pipelines.morphable_heads import hair
 from data_pipelines.morphable_heads.background import background
 from data_pipelines.morphable_heads.head import Head, person, prepare_head, render
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.types import Cameras
 
 RECIPE = 1

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipelines import procedural_albedo
 from data_pipelines.lighting import GAMMA, shade
 from data_pipelines.morphable_heads import hair
-from data_pipelines.morphable_heads.masks import below_jaw
 from jaxrecon.geometry.mesh import vertex_normals
 from jaxrecon.geometry.rasterise import downsample, interpolate, rasterise, scale_camera
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.models.parametric.face import LinearFaceModel, kept_vertices, load_face_model
+from jaxrecon.models.parametric.face_masks import below_jaw
 from jaxrecon.models.parametric.head_file import read_head
 from jaxrecon.types import Cameras
 

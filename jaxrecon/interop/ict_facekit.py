@@ -24,6 +24,7 @@ import numpy as np
 import jaxrecon.assets
 from jaxrecon.errors import InputError
 from jaxrecon.interop.obj_files import parse_polygons, parse_vectors, read_lines
+from jaxrecon.models.parametric.albedo_basis import MODES, albedo_arrays
 
 MM = 10.0
 """Millimetres of the clone's unit."""
@@ -93,19 +94,23 @@ def convert_ict(
     clone: pathlib.Path,
     layout: Layout = LAYOUT,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    albedo_modes: int = MODES,
 ) -> dict[str, np.ndarray]:
     """The arrays of a head model in our layout (docs/how-to/models.md), from a clone.
 
-    One mesh is in memory at a time, beside the result.
+    One mesh is in memory at a time, beside the result. ICT-FaceKit has no colours: the albedo is
+    ours and synthetic (`albedo_basis`).
 
     Args:
         clone: the clone, or its folder FaceXModel.
         layout: what the meshes must hold.
         progress: called after each file with how many are done, and of how many.
+        albedo_modes: modes of the albedo; 0 for a model without colours.
 
     Returns:
         v_mean (v, 3) float32 mm, id_basis (k, v, 3) float16 mm, sparse expressions float16 mm,
-        faces, faces_uv, uv, face_part, part_names, landmarks68, masks, unit, source, licence.
+        faces, faces_uv, uv, face_part, part_names, landmarks68, masks, albedo_mean, albedo_basis,
+        unit, source, licence.
 
     Raises:
         InputError: a file is missing, or is no mesh of the model.
@@ -140,13 +145,14 @@ def convert_ict(
         deltas.append(delta[moved[-1]].astype(np.float16))
         progress(2 + len(identities) + e, len(everything))
     small = np.uint16 if layout.kept_vertices <= 1 << 16 else np.uint32
-    return arrays | {
+    model = arrays | {
         "id_basis": basis,
         "expr_names": np.array(layout.expressions),
         "expr_ptr": np.cumsum([0, *(len(ids) for ids in moved)]),
         "expr_idx": np.concatenate(moved).astype(small),
         "expr_delta": np.concatenate(deltas),
     }
+    return model | albedo_arrays(model, albedo_modes)
 
 
 def _neutral(path: pathlib.Path, layout: Layout) -> tuple[dict[str, np.ndarray], np.ndarray]:

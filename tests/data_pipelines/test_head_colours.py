@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import head_colours, head_points, procedural_albedo
+from data_pipelines import head_colours, head_points
 from data_pipelines.head_points import SampleConfig
 from data_pipelines.synthetic_head import write_synthetic_head
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.models.parametric.face import load_face_model
 
 CONFIG = SampleConfig(heads=3, surface=500)

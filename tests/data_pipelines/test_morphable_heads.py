@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import head_points, procedural_albedo
+from data_pipelines import head_points
 from data_pipelines.morphable_heads import examples, hair
 from data_pipelines.morphable_heads.examples import HeadsConfig, Studio
 from data_pipelines.morphable_heads.head import prepare_head
 from data_pipelines.morphable_heads.scans import scan
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric import procedural_albedo
 from jaxrecon.models.parametric.face import load_face_model
 from tests.data_pipelines.cut_head import write_cut_head
 

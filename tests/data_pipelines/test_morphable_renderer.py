@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import procedural_albedo
 from data_pipelines.head_cameras import orbit_camera
 from data_pipelines.morphable_heads import examples, hair
 from data_pipelines.morphable_heads.background import background
@@ -25,8 +24,9 @@ from data_pipelines.morphable_heads.head import (
     render,
 )
 from data_pipelines.morphable_heads.loader import decode_png
-from data_pipelines.morphable_heads.masks import masks_from_landmarks
 from data_pipelines.synthetic_head import BROW, EYE, MOUTH, NOSE, synthetic_head
+from jaxrecon.models.parametric import procedural_albedo
+from jaxrecon.models.parametric.face_masks import masks_from_landmarks
 from tests.data_pipelines.cut_head import write_cut_head
 
 SIZE = 48

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxrecon
-from data_pipelines.procedural_albedo import MASKS
 from data_pipelines.render_head import RenderConfig, expression_weights, render_subject
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric.procedural_albedo import MASKS
 
 SAMPLE = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
 CONFIG = RenderConfig(expressions=("neutral", "smile"), views=3, size=48, supersampling=2)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipelines.procedural_albedo import albedo_surface
 from data_pipelines.synthetic_head import landmark_places, main, sphere, synthetic_head
 from jaxrecon.geometry.mesh import is_closed, signed_volume
 from jaxrecon.models.parametric.face import load_face_model
+from jaxrecon.models.parametric.procedural_albedo import albedo_surface
 
 
 @pytest.fixture(scope="module")

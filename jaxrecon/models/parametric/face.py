@@ -1,4 +1,5 @@
-"""Linear head models: V = mean + sum_k w_k identity_k + sum_e a_e expression_e.
+"""Linear head models: V = mean + sum_k w_k identity_k + sum_e a_e expression_e, and, where a model
+has colours, albedo = albedo_mean + sum_k b_k albedo_basis_k.
 
 Head frame: right-handed, x to the subject's left, y up, z out of the face, millimetres.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrecon.errors import InputError
+from jaxrecon.geometry.transforms import HIGHEST
 from jaxrecon.models.parametric.head_file import SKIN_PARTS, read_head
 
 __all__ = ["SKIN_PARTS", "LinearFaceModel", "kept_vertices", "load_face_model"]
@@ -42,6 +44,10 @@ class LinearFaceModel:
     """(68, 3) vertex indices whose weighted means the landmarks are; None: `landmarks` alone"""
     landmark_weights: Any = None
     """(68, 3), summing to one"""
+    albedo_mean: Any = None
+    """(v, 3) display-encoded RGB in [0, 1]; None: the model has no colours"""
+    albedo_basis: Any = None
+    """(a, v, 3) RGB per standard deviation, or None"""
 
     def vertices(
         self,
@@ -49,8 +55,24 @@ class LinearFaceModel:
         expression: Float[Array | np.ndarray, "e"],
     ) -> Float[Array, "v 3"]:
         """Vertices (mm) of one person; vmap for many."""
-        offset = jnp.tensordot(identity, self.identity, axes=1)
-        return self.mean + offset + jnp.tensordot(expression, self.expression, axes=1)
+        person = self.mean + jnp.tensordot(identity, self.identity, axes=1, precision=HIGHEST)
+        return person + jnp.tensordot(expression, self.expression, axes=1, precision=HIGHEST)
+
+    def albedo(self, coefficients: Float[Array | np.ndarray, "a"]) -> Float[Array, "v 3"]:
+        """Display-encoded RGB of every vertex, not clipped (clip where shown); vmap for many.
+
+        Raises:
+            InputError: the model has no colours.
+        """
+        if self.albedo_mean is None or self.albedo_basis is None:
+            raise InputError(
+                "a head model without albedo",
+                "one with albedo_mean and albedo_basis",
+                "add them: albedo_basis.with_albedo (docs/how-to/models.md)",
+            )
+        return self.albedo_mean + jnp.tensordot(
+            coefficients, self.albedo_basis, axes=1, precision=HIGHEST
+        )
 
     def landmark_points(
         self, vertices: Float[Array | np.ndarray, "*b v 3"]
@@ -90,6 +112,8 @@ def load_face_model(
         expression_names=tuple(str(n) for n in raw["expr_names"]),
         landmark_corners=index[raw["landmark_corners"]].astype(np.int32),
         landmark_weights=raw["landmark_weights"],
+        albedo_mean=raw["albedo_mean"][keep] if "albedo_mean" in raw else None,
+        albedo_basis=raw["albedo_basis"][:, keep] if "albedo_basis" in raw else None,
     )
 
 

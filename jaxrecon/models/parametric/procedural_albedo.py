@@ -6,11 +6,10 @@ is the same in all views and expressions of a subject. Skin follows Beer-Lambert
 melanin, haemoglobin and a yellow chromophore (Igarashi, Nishino & Nayar, "The Appearance of Human
 Skin", 2007); absorptions add, colours multiply.
 
-Albedo is display-encoded RGB in [0, 1] (what an image file stores); `lighting.shade` lights it.
+Albedo is display-encoded RGB in [0, 1] (what an image file stores).
 
     surface = albedo_surface("ict_head.npz")
-    albedo = vertex_albedo(sample_parameters(key), surface)       # (v, 3); vmap over parameters
-    image_colours = shade(albedo, normals, sample_lighting(key))  # (v, 3)
+    albedo = vertex_albedo(sample_parameters(key), surface)  # (v, 3); vmap over parameters
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
 from jaxrecon.errors import InputError
+from jaxrecon.models.parametric.face_masks import MASKS, masks_from_landmarks
 from jaxrecon.models.parametric.head_file import read_head
 
 NOISE_FUNCTIONS = 6
-MASKS = ("lips", "brows", "scalp", "ears", "beard", "blush", "under_eye", "iris", "pupil")
 
 SKIN_BASE = (0.955, 0.835, 0.755)
 MELANIN = (1.22, 1.62, 1.95)
@@ -267,6 +266,14 @@ def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
         InputError: no head model, or only some of the masks.
     """
     head = read_head(path)
+    try:
+        return surface_of_head(head)
+    except InputError as error:
+        raise InputError(f"{path}: {error.given}", error.expected, error.remedy) from error
+
+
+def surface_of_head(head: dict[str, np.ndarray]) -> dict[str, Array]:
+    """As `albedo_surface`, from the arrays of `head_file.read_head`."""
     missing = [f"mask_{m}" for m in MASKS if f"mask_{m}" not in head]
     names = [str(n) for n in head["part_names"]]
     arrays = head["v_mean"], head["faces"], head["face_part"], names
@@ -274,7 +281,7 @@ def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
         return _drawn_surface(head, *arrays)
     if missing:
         raise InputError(
-            f"{path}: no {', '.join(missing)}",
+            f"no {', '.join(missing)}",
             "all semantic masks, or none",
             "make it with `jaxrecon import-model CLONE_OF_ICT-FaceKit --kind ict`",
         )
@@ -282,9 +289,7 @@ def albedo_surface(path: str | os.PathLike) -> dict[str, Array]:
 
 
 def _drawn_surface(head: dict[str, np.ndarray], mean, faces, part, names) -> dict[str, Array]:
-    """As `albedo_surface`, with masks drawn from the landmarks."""
-    from data_pipelines.morphable_heads.masks import masks_from_landmarks
-
+    """As `surface_of_head`, with masks drawn from the landmarks."""
     marks = np.einsum("lc,lcx->lx", head["landmark_weights"], mean[head["landmark_corners"]])
     drawn = masks_from_landmarks(mean, marks)
     eye = drawn.pop("eye")

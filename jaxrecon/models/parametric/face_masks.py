@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from data_pipelines.procedural_albedo import MASKS
+MASKS = ("lips", "brows", "scalp", "ears", "beard", "blush", "under_eye", "iris", "pupil")
+"""Names of the regions: `mask_NAME` in a head model's file."""
 
 
 def inside_polygon(

@@ -1,4 +1,4 @@
-"""The procedural albedo and lighting: ranges, determinism, and that every parameter does what
+"""The procedural albedo: ranges, determinism, and that every parameter does what
 its name says.
 """
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.lighting import sample_lighting, shade
-from data_pipelines.procedural_albedo import (
+from jaxrecon.errors import InputError
+from jaxrecon.models.parametric.procedural_albedo import (
     LAYOUT,
     MASKS,
     PARAMETERS,
@@ -21,8 +21,6 @@ from data_pipelines.procedural_albedo import (
     unflatten,
     vertex_albedo,
 )
-from jaxrecon.errors import InputError
-from jaxrecon.geometry.shading import constant_lighting, shading
 
 COUNT = 90
 
@@ -125,23 +123,6 @@ def test_darker_with_melanin(surface, base):
     ]
     means = [t[42:54].mean() for t in tones]
     assert means[0] > means[1] + 0.1 > means[2] + 0.2
-
-
-def test_lighting_exposure_and_shading(key):
-    lighting = jax.jit(jax.vmap(sample_lighting))(jax.random.split(key, 50))
-    normals = np.random.default_rng(0).normal(size=(400, 3))
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    normals[:, 2] = np.abs(normals[:, 2])
-    factor = np.asarray(jax.vmap(lambda light: shading(normals, light))(lighting))
-    mean = factor.mean((1, 2))
-    assert 0.5 < mean.min() and mean.max() < 1.0
-    contrast = factor.max((1, 2)) / np.maximum(factor.min((1, 2)), 1e-3)
-    assert np.median(contrast) > 1.5
-    albedo = np.full((400, 3), 0.5, np.float32)
-    shown = shade(albedo, normals, constant_lighting(np.full(3, 0.5, np.float32)))
-    np.testing.assert_allclose(shown, 0.5 * 0.5 ** (1 / 2.2), atol=1e-5)
-    dark = jax.grad(lambda a: shade(albedo, normals, a).sum())(jnp.zeros((9, 3)) - 0.1)
-    assert np.isfinite(dark).all()
 
 
 def test_surface_file_and_bad_files(tmp_path):
