@@ -15,15 +15,20 @@ from jaxrecon.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ImportCheckpoint:
-    """Turn published weights into ours: NAME.safetensors and NAME.json."""
+    """Turn published weights into ours: NAME.safetensors and NAME.json. PyTorch is not needed, and
+    nothing of FILE is run."""
 
     file: Annotated[
         tyro.conf.Positional[pathlib.Path],
-        tyro.conf.arg(metavar="FILE", help="An .npz of a state dict's arrays."),
+        tyro.conf.arg(
+            metavar="FILE",
+            help="A checkpoint of PyTorch (.pth, .pt, .tar), a pickle, or an .npz of arrays.",
+        ),
     ]
-    network: Literal["idr", "i3dmm-reference"]
+    network: Literal["idr", "i3dmm-reference", "deep3d", "spin", "graphcmr"]
     """What FILE holds. idr: ImplicitNetwork, or all of IDR's model. i3dmm-reference: i3DMM's
-    reference shape."""
+    reference shape. deep3d: Deep3DFaceRecon_pytorch. spin: SPIN. graphcmr: GraphCMR, or PaMIR's
+    gcmr file."""
     out: pathlib.Path
     """Where the weights go, without suffix."""
 
@@ -36,31 +41,34 @@ def run(args: ImportCheckpoint) -> int:
     if args.out.parent.exists() and not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: {args.out.parent} is a file", expected="a folder")
 
-    from jaxrecon.interop.implicit_networks import IMPORTERS
-    from jaxrecon.interop.state_dicts import read_npz
+    from jaxrecon.interop.checkpoints import NETWORKS, import_network, left_out, read
+    from jaxrecon.interop.state_dicts import some
     from jaxrecon.interop.weights import save_weights
     from jaxrecon.models.implicit import count_parameters
 
-    state_dict = read_npz(args.file)
-    networks = IMPORTERS[args.network](state_dict)
-    params = {part: parameters for part, (_, parameters) in networks.items()}
+    checkpoint = read(args.file)
+    try:
+        tree, configs = import_network(checkpoint, args.network)
+    except InputError as error:
+        message = error.given if str(args.file) in error.given else f"{args.file}: {error.given}"
+        raise InputError(message, error.expected, error.remedy) from error
+    network = NETWORKS[args.network]
+    with args.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     header = {
         "network": args.network,
-        "config": {part: dataclasses.asdict(config) for part, (config, _) in networks.items()},
-        "source": {
-            "file": args.file.name,
-            "sha256": hashlib.sha256(args.file.read_bytes()).hexdigest(),
-        },
-        "licence": "that of the source",
+        "config": {part: dataclasses.asdict(config) for part, config in configs.items()},
+        "source": {"file": args.file.name, "sha256": digest, "authors": network.source},
+        "licence": f"that of the source: {network.licence}",
         "jaxrecon": jaxrecon.__version__,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     base = args.out.with_name(name)
-    save_weights(base, {"params": params}, header)
-    for part in params:
-        print(f"{args.network} {part}: {count_parameters(params[part]):,} parameters")
-    left_out = sorted(k for k, v in state_dict.items() if v.dtype.kind in "US")
-    if left_out:
-        print(f"left out, as text: {', '.join(left_out)}")
+    save_weights(base, tree, header)
+    for part in configs:
+        print(f"{args.network} {part}: {count_parameters(tree['params'][part]):,} parameters")
+    rest = left_out(checkpoint, args.network)
+    if rest:
+        print(f"left out, as no weights: {some(rest)}")
     print(f"weights: {base}.safetensors, {base}.json")
     return 0

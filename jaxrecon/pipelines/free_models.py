@@ -1,6 +1,6 @@
 """Parametric models from their sources to our .npz, and the cache of free ones.
 
-Nothing of a source is run or unpickled; files appear at once or not at all.
+Nothing of a source is run; pickles go through an allow-list; files appear at once or not at all.
 """
 
 from __future__ import annotations
@@ -18,16 +18,62 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jaxrecon.errors import InputError
-from jaxrecon.interop.anny import convert_anny
-from jaxrecon.interop.ict_facekit import convert_ict
 from jaxrecon.pipelines.output import output_folder, write_npz
 
 Progress = Callable[[int, int], None]
-CONVERTERS: dict[str, Callable[[pathlib.Path, Progress], dict[str, np.ndarray]]] = {
-    "ict": lambda source, progress: convert_ict(source, progress=progress),
-    "anny": lambda source, progress: convert_anny(source, progress=progress),
+Converter = Callable[[pathlib.Path, Progress], dict[str, np.ndarray]]
+
+
+def _ict(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+    from jaxrecon.interop.ict_facekit import convert_ict
+
+    return convert_ict(source, progress=progress)
+
+
+def _anny(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+    from jaxrecon.interop.anny import convert_anny
+
+    return convert_anny(source, progress=progress)
+
+
+def _body(kind: str) -> Converter:
+    def convert(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+        from jaxrecon.interop.smpl_files import convert_smpl
+
+        return convert_smpl(source, kind)
+
+    return convert
+
+
+def _flame(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+    from jaxrecon.interop.flame_head import convert_flame
+
+    return convert_flame(source)
+
+
+def _bfm(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+    from jaxrecon.interop.bfm import convert_bfm
+
+    return convert_bfm(source)
+
+
+def _facescape(source: pathlib.Path, progress: Progress) -> dict[str, np.ndarray]:
+    from jaxrecon.interop.facescape import convert_facescape
+
+    return convert_facescape(source)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "smpl": _body("smpl"),
+    "smplh": _body("smplh"),
+    "smplx": _body("smplx"),
+    "flame": _flame,
+    "bfm": _bfm,
+    "facescape": _facescape,
+    "ict": _ict,
+    "anny": _anny,
 }
-"""Kind of a source -> its conversion to arrays."""
+"""Kind of a source -> its conversion to arrays; each imports its reader when it is called."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_bad_import_leaves_outputs_alone(case, tmp_path, capsys):
 
 def test_other_kinds_are_refused_by_name(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main.main(["import-model", str(tmp_path), "--kind", "flame", "--out", "x.npz"])
+        main.main(["import-model", str(tmp_path), "--kind", "mano", "--out", "x.npz"])
     assert stop.value.code == 2 and "ict" in capsys.readouterr().err
 
 

@@ -2,7 +2,8 @@
 looked at.
 
 A page runs in an empty folder. Placeholders: `idr.npz` of from-pytorch is a recorded network of
-random weights (tests/parity). Blocks of other languages are not run, nor are models.md, parallel.md
+random weights (tests/parity), `anny_body.npz` and `spin` of models.md a body and a network of
+random numbers. Blocks of other languages are not run, nor are the rest of models.md, parallel.md
 and cameras.md, whose examples need files or machines that are not here.
 """
 
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from jaxrecon.cli import main
+from tests.models import torch_states
+from tests.models.bodies import tiny_body
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "how-to"
@@ -170,3 +173,43 @@ def test_from_pytorch(run, tmp_path):
     points = jax.numpy.asarray(recorded["pts"], np.float32)
     outputs = evaluate(names["config"], fold(names["params"]), points)
     np.testing.assert_allclose(outputs, recorded["small_pe6_skip/out_f64"], rtol=1e-4, atol=1e-5)
+
+
+def test_models_networks(tmp_path, monkeypatch, capsys):
+    """The example of networks, on a small checkpoint in SPIN's names with random weights."""
+    shapes = torch_states.resnet(18)
+    for name, inputs, outputs in (
+        *(("fc1", 512 + 157, 64), ("fc2", 64, 64)),
+        *(("decpose", 64, 144), ("decshape", 64, 10), ("deccam", 64, 3)),
+    ):
+        shapes |= torch_states.linear(name, inputs, outputs)
+    shapes |= {"init_pose": (1, 144), "init_shape": (1, 10), "init_cam": (1, 3)}
+    np.savez(tmp_path / "spin.npz", **torch_states.recipe(shapes))
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["import-checkpoint", "spin.npz", "--network", "spin", "--out", "spin"]) == 0
+    code = next(c for _, c in blocks("models") if "HMRConfig" in c)
+    names: dict = {"__name__": "models"}
+    exec(compile(code, "docs/how-to/models.md", "exec"), names)  # noqa: S102
+    assert "(2, 24, 3, 3) (2, 10) (2, 3)" in capsys.readouterr().out
+    estimate = jax.tree.map(np.asarray, names["estimate"])
+    np.testing.assert_allclose(np.linalg.det(estimate.rotations), 1.0, atol=1e-4)
+    np.testing.assert_allclose(
+        names["cameras"].t[:, 2], 2 * 5000 / (224 * estimate.camera[:, 0]), rtol=1e-4
+    )
+
+
+def test_models_bodies(tmp_path, monkeypatch):
+    """The example of bodies, on a body of random numbers with the free one's joints."""
+    np.savez(tmp_path / "anny_body.npz", **tiny_body())
+    monkeypatch.chdir(tmp_path)
+    code = next(c for _, c in blocks("models") if "posed_vertices" in c)
+    names: dict = {"__name__": "models"}
+    exec(compile(code, "docs/how-to/models.md", "exec"), names)  # noqa: S102
+    assert names["crowd"].shape == (1000, 40, 3) and names["marks"].shape == (68, 3)
+    assert names["model"].joint_names[1:][17] == "left_elbow" and names["body"][17, 1] == -1.2
+    still = names["full_pose"](names["model"], np.zeros(3, np.float32))
+    straight = names["person"](names["model"], names["betas"], still)[2]
+    moved = np.abs(straight - names["joints"]).max(1) > 1e-4
+    below = [n for n, m in zip(names["model"].joint_names, moved, strict=True) if m]
+    assert "left_wrist" in below and "right_wrist" not in below and "left_elbow" not in below
+    assert np.isfinite(names["to_rest"]).all() and np.isfinite(names["normals"]).all()
