@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+FAULTS = (AssertionError, AttributeError, NameError)
+"""What no file raises, however damaged: where it comes up in a reader, the reader is wrong."""
+
 
 class InputError(ValueError):
     """The user's input cannot be used.

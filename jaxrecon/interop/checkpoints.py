@@ -13,12 +13,14 @@ from typing import Any
 
 from jaxrecon.archives import open_zip
 from jaxrecon.errors import InputError
-from jaxrecon.interop.pickle_values import MAX_BYTES
 from jaxrecon.interop.state_dicts import read_npz
 from jaxrecon.interop.torch_files import read_checkpoint
 from jaxrecon.interop.unpickling import read_pickle, read_start, refusing
 
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # LONG1 of torch.save before 1.6
+MAX_BYTES = 2 << 30
+"""Of a checkpoint of PyTorch: published ones reach 1.5 GB (PIFuHD), and memory keeps to the size of
+the file. Plain pickles and .npz end at 1 GiB."""
 _EXPECTED = "a checkpoint of PyTorch (.pth, .pt, .tar), a pickle (.pkl), or an .npz of arrays"
 Parts = dict[str, tuple[Any, dict]]
 """{part: (configuration, {collection: nested dict of arrays})}."""
@@ -106,7 +108,7 @@ def read(path: str | pathlib.Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]
         InputError: absent, damaged, hostile, larger than `max_bytes`, or of another kind.
     """
     path = pathlib.Path(path)
-    with refusing(path, _EXPECTED):
+    with refusing(path, _EXPECTED, "get the file again: it may be cut short"):
         start = read_start(path, max_bytes)
         pickled = start[:1] == b"\x80" or path.suffix.lower() in (".pkl", ".pickle")
         arrays = False

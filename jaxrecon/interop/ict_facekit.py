@@ -25,6 +25,7 @@ import jaxrecon.assets
 from jaxrecon.errors import InputError
 from jaxrecon.interop.obj_files import parse_polygons, parse_vectors, read_lines
 from jaxrecon.models.parametric.albedo_basis import MODES, albedo_arrays
+from jaxrecon.models.parametric.model_arrays import REINSTALL, npz_arrays
 
 MM = 10.0
 """Millimetres of the clone's unit."""
@@ -192,8 +193,7 @@ def _neutral(path: pathlib.Path, layout: Layout) -> tuple[dict[str, np.ndarray],
 
 def _masks(layout: Layout) -> dict[str, np.ndarray]:
     path = pathlib.Path(jaxrecon.assets.__file__).parent / "head_models" / "ict_masks.npz"
-    with np.load(path, allow_pickle=False) as archive:
-        masks = {name: archive[name] for name in archive.files}
+    masks = npz_arrays(path, list, "the masks that jaxrecon ships", REINSTALL)
     return {name: m for name, m in masks.items() if len(m) == layout.kept_vertices}
 
 

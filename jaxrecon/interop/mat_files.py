@@ -21,7 +21,7 @@ from jaxrecon.interop.pickle_values import MAX_BYTES, Refused
 from jaxrecon.interop.unpickling import read_bytes, refusing
 
 _EXPECTED = "a .mat file of version 5 (MATLAB's save with -v7 or -v6) with numeric arrays and text"
-_V7 = "in MATLAB: load(FILE), then save(FILE, '-v7')"
+_V7 = "get the file again; if its version is another, in MATLAB: load(FILE), save(FILE, '-v7')"
 _MATRIX, _COMPRESSED, _UTF8 = 14, 15, 16
 _CHAR = 4
 _CLASSES = {

@@ -59,7 +59,7 @@ _LANDMARKS = {
     "contour_bary": ("dynamic_lmk_bary_coords",),
 }
 _MAX_DENSE = 1 << 24
-"""Entries of a sparse joint regressor; those of the published models have half a million."""
+"""Entries of a joint regressor written out, or of indices: published models have half a million."""
 _REMEDY = "give the .pkl or .npz of the model as its authors distribute it (docs/how-to/models.md)"
 
 
@@ -151,6 +151,8 @@ def _numbers(raw: dict[str, Any], key: str, dtype: Any = np.float32) -> np.ndarr
     array = value
     if array.dtype.kind not in "iuf" or (dtype == np.int64 and array.dtype.kind == "f"):
         raise ValueError(f"{key} does not hold {'whole ' if dtype == np.int64 else ''}numbers")
+    if dtype == np.int64 and array.size > _MAX_DENSE:  # of one byte each, they grow eightfold
+        raise ValueError(f"{key} has {array.size:,} entries")
     return array.astype(dtype)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxrecon.archives import open_zip, unpacked_limit
-from jaxrecon.errors import InputError
+from jaxrecon.errors import FAULTS, InputError
 from jaxrecon.interop.pickle_values import shown
 from jaxrecon.interop.weights import MAX_BYTES
 
@@ -57,7 +57,7 @@ def read_npz(path: str | pathlib.Path) -> dict[str, np.ndarray]:
                 if name in arrays:
                     raise ValueError(f"two members are called {name}")
                 arrays[name] = _read_member(archive, member)
-    except InputError:
+    except (InputError, *FAULTS):
         raise
     # A hostile archive fails in many ways: zlib.error, KeyError, NotImplementedError, ...
     except Exception as error:

@@ -260,7 +260,8 @@ def read_checkpoint(path: str | pathlib.Path, max_bytes: int = MAX_BYTES) -> dic
     path = pathlib.Path(path)
     with refusing(path, _EXPECTED, _AGAIN):
         start = read_start(path, max_bytes)
-        budget = Budget(path.stat().st_size, 2 * max_bytes)
+        # What is made beside the file itself does not grow with a larger limit.
+        budget = Budget(path.stat().st_size, 2 * min(max_bytes, MAX_BYTES))
         if start[:4] == b"PK\x03\x04":
             value = _read_zip(path, budget)
         elif start[:1] == b"\x80":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.errors import InputError
+from jaxrecon.errors import FAULTS, InputError
 from jaxrecon.interop.pickle_machine import Machine
 from jaxrecon.interop.pickle_names import NAMES
 from jaxrecon.interop.pickle_values import (
@@ -82,7 +82,9 @@ def read_start(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
 
 
 class refusing:
-    """Turn every failure of a block that reads `path` into one InputError that names it."""
+    """Turn every failure of a block that reads `path` into one InputError that names it; FAULTS
+    stay what they are.
+    """
 
     def __init__(self, path: pathlib.Path, expected: str, remedy: str = ""):
         self.path, self.expected, self.remedy = path, expected, remedy
@@ -92,7 +94,7 @@ class refusing:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Rename the error; a hostile file fails in many ways: zlib.error, KeyError, ..."""
-        if isinstance(error, Exception) and not isinstance(error, InputError):
+        if isinstance(error, Exception) and not isinstance(error, (InputError, *FAULTS)):
             text = shown(str(error), 300) or type(error).__name__
             raise InputError(f"{self.path}: {text}", self.expected, self.remedy) from error
 

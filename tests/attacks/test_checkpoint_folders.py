@@ -89,6 +89,10 @@ def another_json(folder):
     metadata(folder).write_text(json.dumps({"tree_metadata": [1, 2, 3]}))
 
 
+def deep_json(folder):
+    metadata(folder).write_text("[" * 100_000 + "]" * 100_000)
+
+
 def no_description(folder):
     metadata(folder).unlink()
 
@@ -107,6 +111,7 @@ SPOIL = [
     foreign_names,
     no_json,
     another_json,
+    deep_json,
     no_description,
     no_data,
 ]

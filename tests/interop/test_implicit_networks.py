@@ -373,6 +373,7 @@ def test_import_checkpoint_refuses(tmp_path, capsys):
     refused("lin_sdf0", source, "--network", "i3dmm-reference", "--out", out)
     refused("--out", source, "--network", "idr", "--out", torch / "out")
     refused("--out", source, "--network", "idr", "--out", tmp_path / ".safetensors")
+    refused("--out", source, "--network", "idr", "--out", tmp_path / "..")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "idr.npz", "objects.npz"]
     with pytest.raises(SystemExit) as stop:
         _import(source, "--network", "resnet", "--out", out)

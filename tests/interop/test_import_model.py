@@ -355,3 +355,10 @@ def test_the_published_wheel_against_another_conversion(shared):
         q, _ = np.linalg.qr(ours.T)
         left = other - (other @ q) @ q.T
         assert (left**2).sum() < (1 - share) * (other**2).sum()
+
+
+def test_a_target_of_more_lines_than_the_mesh_has_vertices_is_refused(tmp_path):
+    name = "many.target"
+    (tmp_path / name).write_bytes(b"1\n" * (2 * anny.VERTICES + 1))
+    with pytest.raises(InputError, match="more lines"):
+        anny.AnnyFiles(tmp_path).target(name)

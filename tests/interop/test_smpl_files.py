@@ -81,6 +81,17 @@ def test_flame_with_400_columns_and_landmarks_of_its_own_names(tmp_path):
     assert model.landmark_corners.shape == (6, 3) and model.joint_names[1] == "neck"
 
 
+def test_smpl_with_300_columns(tmp_path):
+    """SMPL's larger files have 300 shapes, and no expressions among them."""
+    modes = np.random.default_rng(0).standard_normal((30, 3, 300)).astype(np.float32)
+    with (tmp_path / "basicmodel_m.pkl").open("wb") as file:
+        pickle.dump(native("smpl") | {"shapedirs": modes}, file, protocol=2)
+    arrays = convert_smpl(tmp_path / "basicmodel_m.pkl", "smpl")
+    np.testing.assert_array_equal(arrays["shapedirs"], np.moveaxis(modes, 2, 0))
+    model = body_model(arrays)
+    assert len(model.shape_basis) == 300 and len(model.expression_basis) == 0
+
+
 def test_smplh_with_sixteen_shapes_and_sparse_joints(tmp_path):
     from scipy.sparse import csc_matrix
 

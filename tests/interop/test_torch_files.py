@@ -1,11 +1,13 @@
 """Checkpoints of PyTorch without PyTorch: both containers, all types, views, recordings."""
 
+import struct
 import zipfile
 
 import numpy as np
 import pytest
 
 from jaxrecon.errors import InputError
+from jaxrecon.interop.checkpoints import read
 from jaxrecon.interop.torch_files import read_checkpoint
 from tests.interop.foreign_files import (
     FALSE,
@@ -178,3 +180,22 @@ def test_what_it_is_is_told(tmp_path):
         archive.writestr("a/data.pkl", b"\x80\x02}.")
         archive.writestr("b/data.pkl", b"\x80\x02}.")
     refused("a zip without one data.pkl", stream.getvalue())
+
+
+def test_a_file_of_more_than_a_gigabyte(tmp_path):
+    """`read` takes one of 1.5 GiB, of which only what is named comes into memory; not of 2 GiB."""
+    data = zip_container(mapping(w=tensor(storage("0", 4), (4,))), [("0", bytes(16))])
+    at, hole = data.index(b"PK\x01\x02"), 3 << 29
+    end = bytearray(data[at:])
+    (start,) = struct.unpack_from("<I", end, len(end) - 6)
+    struct.pack_into("<I", end, len(end) - 6, start + hole)
+    path = tmp_path / "weights.pth"
+    with path.open("wb") as file:
+        file.write(data[:at])
+        file.seek(hole, 1)
+        file.write(end)
+    np.testing.assert_array_equal(read(path)["w"], np.zeros(4))
+    with path.open("r+b") as file:
+        file.truncate((2 << 30) + 1)
+    with pytest.raises(InputError, match="larger than 2 GiB"):
+        read(path)

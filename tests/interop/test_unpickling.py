@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from jaxrecon.errors import InputError
 from jaxrecon.interop.object_arrays import read_npy_objects, read_npz_objects
 from jaxrecon.interop.pickle_values import Refused
-from jaxrecon.interop.unpickling import read_pickle, unpickle
+from jaxrecon.interop.state_dicts import read_npz
+from jaxrecon.interop.unpickling import read_pickle, refusing, unpickle
+from jaxrecon.models.parametric.model_arrays import npz_arrays
 from tests.interop.foreign_files import (
     END,
     NONE,
@@ -301,3 +303,20 @@ def test_out_of_band_buffers_are_refused():
     pickler.dump(np.arange(300.0))
     with pytest.raises(Refused, match=r"opcode b'\\x97'"):
         unpickle(stream.getvalue())
+
+
+@pytest.mark.parametrize("fault", [AssertionError, AttributeError, NameError])
+def test_our_own_faults_are_not_blamed_on_the_file(fault, tmp_path, monkeypatch):
+    path = tmp_path / "arrays.npz"
+    np.savez(path, a=np.ones(2))
+
+    def broken(*arguments, **options):
+        raise fault("ours")
+
+    with pytest.raises(fault, match="ours"), refusing(path, "a file"):
+        broken()
+    with pytest.raises(fault, match="ours"):
+        npz_arrays(path, broken, "arrays")
+    monkeypatch.setattr("jaxrecon.interop.state_dicts._read_member", broken)
+    with pytest.raises(fault, match="ours"):
+        read_npz(path)

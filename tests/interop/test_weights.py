@@ -184,6 +184,8 @@ def test_damaged_headers_are_refused(saved, text):
 def test_absent_and_oversized_files(saved, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         load_weights(saved.with_name("absent"))
+    with pytest.raises(InputError, match="a folder"):
+        load_weights(".")
     monkeypatch.setattr("jaxrecon.interop.weights.MAX_BYTES", 10)
     with pytest.raises(InputError, match="larger"):
         load_weights(saved)

@@ -139,6 +139,8 @@ def _parents(raw: dict[str, np.ndarray]) -> np.ndarray:
 
 def _names(raw: dict[str, np.ndarray], key: str, count: int, default: str) -> list[str]:
     if key not in raw:
+        if count > _MAX_JOINTS:
+            raise ValueError(f"{count} points without {key}")
         return [f"{default}_{i:03d}" for i in range(count)]
     names = words(raw, key)
     if len(names) != count:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from jaxrecon.archives import open_zip, unpacked_limit
-from jaxrecon.errors import InputError
+from jaxrecon.errors import FAULTS, InputError
 
 REMEDY = "give a model converted to .npz (see docs/how-to/models.md)"
+REINSTALL = "install jaxrecon again: a file of its own is damaged"
 UNITS = {"millimetres": 1.0, "centimetres": 10.0, "metres": 1000.0, "micrometres": 1e-3}
 """Millimetres of a unit."""
 MAX_BYTES = 1 << 30
@@ -54,13 +55,22 @@ def npz_arrays(
             if sum(sizes[name] for name in names) > limit:
                 raise ValueError(f"unpacked, larger than {limit / 2**30:.3g} GiB")
             arrays = {name: archive[name] for name in names}
+            if _as_used(arrays) > limit:
+                raise ValueError(f"its whole numbers, as int64, take over {limit / 2**30:.3g} GiB")
             for name, array in arrays.items():
                 if array.dtype.kind == "U" and _beyond_unicode(array):
                     raise ValueError(f"{name} holds text that is none")
             return arrays
+    except FAULTS:
+        raise
     except Exception as error:  # whatever a broken zip or header raises
         text = str(error)[:300] or type(error).__name__
         raise InputError(f"{path}: {text}", expected, remedy) from error
+
+
+def _as_used(arrays: dict[str, np.ndarray]) -> int:
+    """Bytes of arrays whose whole numbers `index_array` widens: zeros of one byte pack well."""
+    return sum(8 * a.size if a.dtype.kind in "iu" else a.nbytes for a in arrays.values())
 
 
 def _beyond_unicode(array: np.ndarray) -> bool:
