@@ -7,6 +7,7 @@ import re
 import zipfile
 
 MAX_BYTES = 1 << 30
+"""Of a file that is read, and of what it unpacks to, where a reader does not say otherwise."""
 _DIRECTORY = 16 << 20
 _TAIL = 65_535 + 22 + 20 + 56  # a comment, and the two records of the directory's end
 _SLACK = 128 << 20

@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from jaxrecon.archives import MAX_BYTES
 from jaxrecon.errors import InputError
 from jaxrecon.interop.mat_files import read_mat
 from jaxrecon.models.parametric.model_arrays import BROKEN
@@ -45,7 +46,7 @@ _FRONT_KEYS = (
     "skinmask"
 ).split()
 _MODEL_KEYS = ("shapeMU", "shapePC", "shapeEV", "texMU", "texPC", "texEV")
-_MAX_BYTES, _MAX_TEXT = 1 << 30, 1 << 20
+_MAX_TEXT = 1 << 20
 
 
 def convert_bfm(source: pathlib.Path) -> dict[str, np.ndarray]:
@@ -154,7 +155,7 @@ def _expressions(paths: dict[str, pathlib.Path], vertices: int) -> np.ndarray:
     `Exp_Pca.bin` is an int32 count n, a mean of 3 v float32, and n modes of 3 v float32.
     """
     path, text = paths["expressions"], paths["deviations"]
-    if path.stat().st_size > _MAX_BYTES or text.stat().st_size > _MAX_TEXT:
+    if path.stat().st_size > MAX_BYTES or text.stat().st_size > _MAX_TEXT:
         raise ValueError(f"{path.name} is larger than 1 GiB, or {text.name} than 1 MiB")
     data = np.fromfile(path, "<f4")
     count = int(data[:1].view("<i4")[0]) if len(data) else 0

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from jaxrecon.archives import unpacked_limit
-from jaxrecon.interop.pickle_values import MAX_BYTES, Refused
+from jaxrecon.archives import MAX_BYTES, unpacked_limit
+from jaxrecon.interop.pickle_values import Refused
 from jaxrecon.interop.unpickling import read_bytes, refusing
 
 _EXPECTED = "a .mat file of version 5 (MATLAB's save with -v7 or -v6) with numeric arrays and text"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.archives import open_zip, unpacked_limit
-from jaxrecon.interop.pickle_values import MAX_BYTES, Budget, Refused
+from jaxrecon.archives import MAX_BYTES, open_zip, unpacked_limit
+from jaxrecon.interop.pickle_values import Budget, Refused
 from jaxrecon.interop.unpickling import read_start, refusing, unpickle
 
 _EXPECTED = "an .npz of arrays, also of lists and dicts of arrays"

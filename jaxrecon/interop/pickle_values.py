@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from typing import Any
 
-MAX_BYTES = 1 << 30
+from jaxrecon.archives import MAX_BYTES
+
 MAX_OPCODES = 2_000_000
 _MAX_ARGUMENTS = 32
 _MAX_KEY = (1 << 61) - 2
@@ -62,16 +64,16 @@ class Global:
             raise Refused(f"{self.text} with these arguments: {str(error)[:100]}") from error
 
 
-class StandIn:
+class StandIn(abc.ABC):
     """Base of the objects that take a foreign object's place until the whole file is read."""
 
     def build(self, state: Any, budget: Budget) -> None:
         """Take the state that BUILD hands over."""
         raise Refused(f"a state for {type(self).__name__.lstrip('_')}, which has none")
 
+    @abc.abstractmethod
     def resolve(self, resolve: Callable[[Any], Any], budget: Budget) -> Any:
         """The plain value, with the parts made plain by `resolve`."""
-        raise NotImplementedError
 
 
 _SCALARS = (str, bytes, int, float, bool, type(None))

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.archives import open_zip, unpacked_limit
+from jaxrecon.archives import MAX_BYTES, open_zip, unpacked_limit
 from jaxrecon.errors import FAULTS, InputError
 from jaxrecon.interop.pickle_values import shown
-from jaxrecon.interop.weights import MAX_BYTES
 
 # torch.nn.utils.weight_norm; torch.nn.utils.parametrizations.weight_norm names them differently.
 _PARAMETRISED = {

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrecon.archives import open_zip
+from jaxrecon.archives import MAX_BYTES, open_zip
 from jaxrecon.interop.pickle_machine import Machine
 from jaxrecon.interop.pickle_names import NAMES, checked_shape, table
 from jaxrecon.interop.pickle_values import (
-    MAX_BYTES,
     Budget,
     Global,
     Refused,

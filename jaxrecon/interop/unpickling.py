@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon.archives import MAX_BYTES
 from jaxrecon.errors import FAULTS, InputError
 from jaxrecon.interop.pickle_machine import Machine
 from jaxrecon.interop.pickle_names import NAMES
 from jaxrecon.interop.pickle_values import (
-    MAX_BYTES,
     Budget,
     Global,
     Refused,

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon.archives import MAX_BYTES
 from jaxrecon.errors import InputError
 
-MAX_BYTES = 1 << 30
 MAX_DEPTH = 32  # of trees: deeper ones exhaust recursive code
 FORMAT = "jaxrecon-weights-1"
 

@@ -25,6 +25,10 @@ DEPTHS = {
     101: ("bottleneck", (3, 4, 23, 3)),
 }
 """{depth: (kind of block, blocks in each layer)}."""
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+"""Of ImageNet, RGB in [0, 1]."""
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""Of ImageNet."""
 WIDTHS = (64, 128, 256, 512)
 """Of the 3x3 convolutions of the four layers."""
 _HE = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -167,3 +171,9 @@ class ResNet(nn.Module):
 def layers(config: ResNetConfig) -> list[tuple[int, bool, int]]:
     """(index, whether its first block projects the shortcut, stride) of the four layers."""
     return [(i, i > 0 or config.block == "bottleneck", 1 if i == 0 else 2) for i in range(4)]
+
+
+def normalise_image(rgb: Float[Array | np.ndarray, "*n 3"]) -> Float[Array, "*n 3"]:
+    """RGB in [0, 1] to what trunks trained on ImageNet expect: (rgb - mean) / std."""
+    lead = (None,) * (rgb.ndim - 1)
+    return (jnp.asarray(rgb) - jnp.asarray(IMAGE_MEAN)[lead]) / jnp.asarray(IMAGE_STD)[lead]

@@ -22,6 +22,7 @@ from jaxrecon.interop.unpickling import read_pickle
 from jaxrecon.models.parametric.body_file import read_body
 from jaxrecon.models.parametric.head_file import read_head
 from tests.attacks.arrays import mat, matrix, npy, npz, packed
+from tests.attacks.containers import FOUR
 from tests.attacks.pickles import LAST, beside_laughs, ints, sparse
 from tests.interop.foreign_files import (
     END,
@@ -40,8 +41,6 @@ from tests.interop.foreign_files import (
     text,
     zip_container,
 )
-
-FOUR = [("0", b"\0" * 16)]
 
 
 def stopped(reader, path, data: bytes) -> str:

@@ -25,7 +25,7 @@ from jaxrecon.models.regressors.sparse_rows import (
     normalised_adjacency,
     sparse_rows,
 )
-from tests.models import graph_reference, torch_states
+from tests.models import graph_reference, slopes, torch_states
 
 N, FULL = 37, 60  # vertices of the coarse and the full mesh
 DRAW = np.random.default_rng(5)
@@ -185,18 +185,10 @@ def test_gradient_of_vertices_camera_and_parameters_is_a_difference(rng):
             return sum(terms) + jnp.sum(betas**2)
 
         point = (tuple(v["params"] for v in variables), features)
-        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), point)
-        gradient = jax.jit(jax.grad(loss))(point)
-        h = 1e-8
-        ahead, behind = (
-            float(loss(jax.tree.map(lambda x, d, s=sign: x + s * h * d, point, direction)))
-            for sign in (1, -1)
-        )
-        slope = sum(
-            float(jnp.sum(a * b))
-            for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        )
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-5)
+        direction = slopes.random_direction(rng, point)
+        slope = slopes.along(jax.jit(jax.grad(loss))(point), direction)
+        difference = slopes.central_difference(loss, point, direction, 1e-8)
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)
 
 
 def test_rotations_are_those_of_the_authors(rng):

@@ -18,10 +18,9 @@ from jaxrecon.models.regressors.hmr import (
     HMRConfig,
     HMRHead,
     HMRHeadConfig,
-    normalise_image,
 )
-from jaxrecon.models.resnet import ResNet
-from tests.models import torch_states
+from jaxrecon.models.resnet import ResNet, normalise_image
+from tests.models import slopes, torch_states
 
 PARITY = pathlib.Path(__file__).parents[1] / "parity"
 SMALL = np.load(PARITY / "spin_hmr_head_small.npz")
@@ -87,18 +86,11 @@ def test_gradient_by_parameters_is_a_difference(rng):
     with jax.enable_x64(True):
         point = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), VARIABLES)
         features = jnp.asarray(SMALL["features"], jnp.float64)
-        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), point)
-        loss, h = jax.jit(loss), 1e-6
-        gradient = jax.grad(loss)(point)
-        ahead, behind = (
-            float(loss(jax.tree.map(lambda x, d, s=sign: x + s * h * d, point, direction)))
-            for sign in (1, -1)
-        )
-        slope = sum(
-            float(jnp.sum(a * b))
-            for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        )
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-6)
+        direction = slopes.random_direction(rng, point)
+        loss = jax.jit(loss)
+        slope = slopes.along(jax.grad(loss)(point), direction)
+        difference = slopes.central_difference(loss, point, direction, 1e-6)
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
 
 
 def test_dropout_is_active_in_training_only_and_without_bias():

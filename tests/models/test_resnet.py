@@ -10,7 +10,7 @@ import pytest
 from jaxrecon.interop.regressor_networks import import_resnet
 from jaxrecon.models.batch_norm import BatchNorm, apply_network
 from jaxrecon.models.resnet import Block, ResNet, ResNetConfig
-from tests.models import torch_states
+from tests.models import slopes, torch_states
 
 STATE = torch_states.recipe(torch_states.resnet(18))
 CONFIG, VARIABLES = import_resnet(STATE)
@@ -190,17 +190,9 @@ def test_gradients_of_a_trained_block(kind, rng, key):
             return jnp.sum(jnp.sin(3 * y))
 
         point = (variables["params"], x)
-        direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), point)
+        direction = slopes.random_direction(rng, point)
         _, slope = jax.jvp(loss, (point,), (direction,))
-        gradient = jax.grad(loss)(point)
-        h = 1e-7
-        ahead, behind = (
-            float(loss(jax.tree.map(lambda a, d, s=sign: a + s * h * d, point, direction)))
-            for sign in (1, -1)
-        )
-        reverse = sum(
-            float(jnp.sum(g * d))
-            for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        )
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-6)
+        reverse = slopes.along(jax.grad(loss)(point), direction)
+        difference = slopes.central_difference(loss, point, direction, 1e-7)
+    np.testing.assert_allclose(slope, difference, rtol=1e-6)
     np.testing.assert_allclose(reverse, slope, rtol=1e-10)

@@ -11,15 +11,13 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from jaxrecon.archives import open_zip, unpacked_limit
+from jaxrecon.archives import MAX_BYTES, open_zip, unpacked_limit
 from jaxrecon.errors import FAULTS, InputError
 
 REMEDY = "give a model converted to .npz (see docs/how-to/models.md)"
 REINSTALL = "install jaxrecon again: a file of its own is damaged"
 UNITS = {"millimetres": 1.0, "centimetres": 10.0, "metres": 1000.0, "micrometres": 1e-3}
 """Millimetres of a unit."""
-MAX_BYTES = 1 << 30
-"""Of the arrays that are read of a file."""
 BROKEN = (TypeError, ValueError, LookupError, OverflowError, MemoryError, np.linalg.LinAlgError)
 """What arrays that disagree raise, of a file that fits into memory."""
 _MAX_DENSE, _MAX_NAMES = 1 << 25, 100_000
@@ -147,13 +145,7 @@ def finite_array(raw: dict[str, np.ndarray], key: str, shape: tuple[int, ...]) -
     Raises:
         ValueError: absent, of another shape or no numbers, or not all finite.
     """
-    if key not in raw:
-        raise ValueError(f"no {key}")
-    array = raw[key]
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{key} does not hold numbers")
-    _check_shape(key, array, shape)
-    array = array.astype(np.float32)
+    array = _taken(raw, key, shape, "fiu", "numbers").astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"{key} holds NaN or infinity")
     return array
@@ -167,24 +159,28 @@ def index_array(
     Raises:
         ValueError: absent, of another shape, or beyond its bounds.
     """
-    if key not in raw:
-        raise ValueError(f"no {key}")
-    array = raw[key]
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{key} does not hold whole numbers")
-    _check_shape(key, array, shape)
+    array = _taken(raw, key, shape, "iu", "whole numbers")
     if array.size and not least <= array.min() <= array.max() < bound:
         raise ValueError(f"{key} goes beyond {least} to {bound - 1}")
     return array.astype(np.int64)
 
 
-def _check_shape(key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+def _taken(
+    raw: dict[str, np.ndarray], key: str, shape: tuple[int, ...], kinds: str, what: str
+) -> np.ndarray:
+    """The array `key`, if its dtype is of these kinds and its shape fits; -1 is any length."""
+    if key not in raw:
+        raise ValueError(f"no {key}")
+    array = raw[key]
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{key} does not hold {what}")
     fits = array.ndim == len(shape) and all(
         s in (-1, a) for s, a in zip(shape, array.shape, strict=True)
     )
     if not fits:
         wanted = ", ".join("any" if s == -1 else str(s) for s in shape)
         raise ValueError(f"{key} has shape {array.shape}, not ({wanted})")
+    return array
 
 
 def word(raw: dict[str, np.ndarray], key: str, default: str) -> str:

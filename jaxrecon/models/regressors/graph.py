@@ -267,7 +267,7 @@ class GraphCMR(nn.Module):
         """Estimate of the body in each crop.
 
         Args:
-            images: crops of 224 pixels around the body, through `hmr.normalise_image`.
+            images: crops of 224 pixels around the body, through `resnet.normalise_image`.
             mesh: of `graph_mesh`.
             train: normalise by the batch.
             detach: whether losses of rotations and betas stop at the vertices, as in the authors'

@@ -21,10 +21,6 @@ from jaxrecon.models.resnet import ResNet, ResNetConfig
 
 IMAGE_SIZE = 224
 """Pixels of the square crop."""
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-"""Subtracted from RGB in [0, 1] (ImageNet)."""
-IMAGE_STD = (0.229, 0.224, 0.225)
-"""Then divided by."""
 _SMALL = jax.nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")  # Xavier, gain 0.01
 
 
@@ -154,14 +150,8 @@ class HMR(nn.Module):
         """Estimate of the body in each crop; arguments as of `HMRHead`.
 
         Args:
-            images: crops around the body, RGB through `normalise_image`.
+            images: crops around the body, RGB through `resnet.normalise_image`.
         """
         trunk = ResNet(self.config.trunk, self.axis_name, self.precision, name="trunk")
         head = HMRHead(self.config.head, self.precision, name="head")
         return head(trunk(images, train).pooled, initial, train, iterations)
-
-
-def normalise_image(rgb: Float[Array | np.ndarray, "*n 3"]) -> Float[Array, "*n 3"]:
-    """RGB in [0, 1] to what trunks trained on ImageNet expect: (rgb - mean) / std."""
-    lead = (None,) * (rgb.ndim - 1)
-    return (jnp.asarray(rgb) - jnp.asarray(IMAGE_MEAN)[lead]) / jnp.asarray(IMAGE_STD)[lead]
