@@ -107,3 +107,19 @@ class Mesh:
     """(v, 3) float32 RGB in [0, 1], or None"""
     uv: Any = None
     """(v, 2) texture coordinates, or None"""
+
+
+FACE_LABELS = (
+    *("background", "skin", "lips", "brows", "eyes", "ears", "hair", "neck", "mouth", "clothes"),
+)
+"""Names of our face parsing; a label's number is its place. `mouth` is the interior."""
+
+BODY_25 = (
+    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist", "mid_hip"),
+    *("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+    *("right_eye", "left_eye", "right_ear", "left_ear"),
+    *("left_big_toe", "left_small_toe", "left_heel"),
+    *("right_big_toe", "right_small_toe", "right_heel"),
+)
+"""OpenPose's BODY_25 keypoints, in its order; sides are the subject's."""

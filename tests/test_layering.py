@@ -15,6 +15,7 @@ LEVELS = {
     "jaxrecon.types": 0,
     "jaxrecon.errors": 0,
     "jaxrecon.archives": 0,
+    "jaxrecon.images": 1,
     "jaxrecon.cite": 1,
     "jaxrecon.geometry": 1,
     "jaxrecon.assets": 1,

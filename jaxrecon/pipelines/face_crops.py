@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.scaled_orthography import scaled_orthography
-from jaxrecon.pipelines.images import MAX_PIXELS
+from jaxrecon.images import MAX_PIXELS
 
 STANDARD_POINTS = np.array(
     [

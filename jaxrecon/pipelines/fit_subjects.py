@@ -66,7 +66,7 @@ def expand(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _is_views_folder(path: pathlib.Path) -> bool:
-    from jaxrecon.pipelines.images import SUFFIXES
+    from jaxrecon.images import SUFFIXES
 
     if path.name.startswith("."):
         return False

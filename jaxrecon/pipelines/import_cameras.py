@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from jaxrecon import images
 from jaxrecon.errors import InputError
 from jaxrecon.interop import camera_files, colmap
 from jaxrecon.interop.camera_files import FileCamera
 from jaxrecon.interop.idr_cameras import read_idr
 from jaxrecon.interop.transforms_json import transforms_cameras
-from jaxrecon.pipelines import images, output
+from jaxrecon.pipelines import output
 from jaxrecon.pipelines import views_metadata as metadata
 from jaxrecon.pipelines.views import list_images
 

@@ -20,8 +20,8 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
+from jaxrecon import images as image_files
 from jaxrecon.errors import InputError, excerpt
-from jaxrecon.pipelines import images as image_files
 from jaxrecon.pipelines.views_metadata import read_json
 
 SUBJECT, BACKGROUND, IGNORE, UNKNOWN = range(4)

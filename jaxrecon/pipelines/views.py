@@ -32,8 +32,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxrecon import images as image_files
 from jaxrecon.errors import InputError
-from jaxrecon.pipelines import images as image_files
 from jaxrecon.pipelines import views_metadata as metadata
 from jaxrecon.pipelines.views_pixels import read_pixels
 from jaxrecon.types import Cameras

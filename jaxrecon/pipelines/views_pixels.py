@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrecon import images as image_files
 from jaxrecon.errors import InputError, excerpt
-from jaxrecon.pipelines import images as image_files
 from jaxrecon.pipelines import parsing_labels
 from jaxrecon.pipelines.views_metadata import inside
 

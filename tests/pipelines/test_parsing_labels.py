@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.morphable_heads import head
+from jaxrecon import images
 from jaxrecon.errors import InputError
-from jaxrecon.pipelines import images, parsing_labels
+from jaxrecon.pipelines import parsing_labels
 from jaxrecon.pipelines.parsing_labels import BACKGROUND, IGNORE, ORDERS, SUBJECT, UNKNOWN
 from jaxrecon.pipelines.views import load_views
 from tests.pipelines.views_folder import HEIGHT, WIDTH, rgba

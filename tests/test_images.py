@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrecon.pipelines import images
+from jaxrecon import images
 from jaxrecon.pipelines.views import load_views
 from tests.pipelines.views_folder import K, write_cameras
 
