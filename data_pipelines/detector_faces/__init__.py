@@ -1,0 +1,1 @@
+"""Random people for training a face landmark and parsing network: shards of rendered busts."""
