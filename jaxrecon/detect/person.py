@@ -1,0 +1,95 @@
+"""The person of a photograph by our own network: found on a pyramid, then looked at twice."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxrecon.detect.crops import Crop, feather, paste
+from jaxrecon.detect.detections import Detections, Person
+from jaxrecon.detect.finding import Candidate, Network, find, look
+from jaxrecon.detect.network import Output
+
+SIDES = (128, 192, 256, 512)
+"""Of the levels that people are sought on, pixels."""
+FIRST, SECOND = 0.9, 1.1
+"""Size of the person in the two crops, over the reference."""
+SPREAD = 0.05
+"""Standard deviation, of the longer side of the person's bounds, that halves the confidence."""
+MIRROR = np.array(
+    [0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21]
+)
+"""Which keypoint a mirrored picture shows at the place of each."""
+
+
+def detect_person(
+    network: Network,
+    photo: UInt8[np.ndarray, "h w 3"],
+    box: Float[np.ndarray, "4"] | None = None,
+) -> Detections:
+    """The largest person of a photograph: keypoints and mask.
+
+    Args:
+        network: of `own.load_network("person")`.
+        photo: upright RGB.
+        box: [left, top, right, bottom] of the person; None finds it. A photograph in which nobody
+            is found is looked at as a whole, with a score of 0.
+
+    Returns:
+        one person, and the mask of that person alone.
+    """
+    height, width = photo.shape[:2]
+    if box is not None:
+        start = Candidate((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2])), 1.0)
+    else:
+        found = find(network, photo, SIDES)
+        whole = Candidate(np.array([width, height]) / 2, 0.9 * max(height, width), 0.0)
+        start = max(found, key=lambda c: c.score * c.extent, default=whole)
+    size = network.config.size
+
+    def crop_at(candidate: Candidate, ratio: float) -> Crop:
+        side = size * candidate.extent / (ratio * network.config.reference)
+        return Crop(np.asarray(candidate.centre, np.float64), float(side), 0.0, size)
+
+    crop = crop_at(start, FIRST)
+    output = look(network, photo, crop, MIRROR)
+    for _ in range(2 if start.score < 0.5 else 1):
+        start = bounds(output, crop, start)
+        crop = crop_at(start, SECOND)
+        output = look(network, photo, crop, MIRROR)
+    start = bounds(output, crop, start)
+
+    scale = crop.side / crop.size
+    sigma = np.exp(output.log_spread) * scale
+    visible = 1.0 / (1.0 + np.exp(-output.visible))
+    confidence = visible / (1.0 + (sigma / (SPREAD * start.extent)) ** 2)
+    half = start.extent / 2
+    person = Person(
+        box=np.concatenate([start.centre - half, start.centre + half]),
+        score=float(start.score),
+        keypoints=crop.to_photo(output.points.astype(np.float64)).astype(np.float32),
+        confidence=confidence.astype(np.float32),
+    )
+    mask = np.zeros((height, width), np.float32)
+    weight = feather(crop.size, 0.01)[..., None]
+    values, part = paste(output.labels[..., 1:] * weight, crop, (height, width))
+    mask[part] = np.clip(values[..., 0], 0.0, 1.0)
+    sources = dict.fromkeys(("keypoints", "mask"), "our own person network")
+    return Detections((height, width), people=(person,), mask=mask, sources=sources)
+
+
+def bounds(output: Output, crop: Crop, start: Candidate) -> Candidate:
+    """Centre and longer side of what the mask of a look covers, if it covers anything: rows and
+    columns that hold less than a thousandth of it at the ends do not count.
+    """
+    covered = output.labels[..., 1] > 0.5
+    if covered.sum() < 0.005 * covered.size:
+        return start
+    ends = []
+    for axis in (0, 1):
+        share = np.cumsum(covered.sum(axis)) / covered.sum()
+        ends.append((np.searchsorted(share, 0.001), np.searchsorted(share, 0.999) + 1))
+    (left, right), (top, bottom) = ends
+    centre = crop.to_photo(np.array([left + right, top + bottom]) / 2)
+    extent = max(right - left, bottom - top) * crop.side / crop.size
+    return Candidate(centre, float(extent), start.score)

@@ -1,0 +1,228 @@
+"""Training of the detectors: losses against closed forms and differences, and a tiny run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.detector import config as configs
+from experiments.detector import data, evaluate, objectives, release, train
+from jaxrecon.detect.network import FIND_STRIDE, OFFSET, DetectorConfig, Output
+from jaxrecon.detect.own import load_network
+from jaxrecon.errors import InputError
+from tests.models.slopes import along, central_difference, random_direction
+
+NETWORK = DetectorConfig(points=3, labels=4, size=64, reference=20.0)
+
+
+def output_of(rng, dtype=np.float32):
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    maps = normal(2, 16, 16, 3)
+    return Output(
+        maps,
+        32 + 5 * normal(2, 3, 2),
+        normal(2, 3),
+        normal(2, 3),
+        normal(2, 64, 64, 4),
+        normal(2, 4, 4, 4),
+    )
+
+
+def batch_of(rng):
+    return {
+        "points": jnp.asarray(rng.uniform(10, 50, (2, 3, 2))),
+        "visible": jnp.asarray([[True, False, True], [True, True, False]]),
+        "inside": jnp.asarray([[True, True, True], [True, False, True]]),
+        "labels": jnp.asarray(rng.integers(0, 4, (2, 64, 64))),
+        "centre": jnp.asarray(rng.uniform(20, 40, (2, 2))),
+        "extent": jnp.asarray([20.0, 24.0]),
+        "present": jnp.asarray([True, True]),
+    }
+
+
+@pytest.mark.parametrize("part", [*vars(configs.Weights())])
+def test_gradients_of_each_part(part):
+    rng = np.random.default_rng(0)
+    none = dict.fromkeys(vars(configs.Weights()), 0.0)
+    with jax.enable_x64(True):
+        # `hidden` only weighs points: it is looked at through them.
+        weights = {"hidden": 0.3, "points": 1.0} if part == "hidden" else {part: 1.0}
+        weights = configs.Weights(**(none | weights))
+        output, batch = output_of(rng, np.float64), batch_of(rng)
+
+        def value(o):
+            return objectives.total_loss(NETWORK, weights, o, batch)[0]
+
+        direction = random_direction(rng, output)
+        if part == "spread":  # the errors are stopped there
+            direction = direction._replace(points=jnp.zeros_like(output.points))
+        slope = along(jax.grad(value)(output), direction)
+        assert slope == pytest.approx(central_difference(value, output, direction, 1e-6), rel=1e-5)
+        assert abs(slope) > 1e-8
+
+
+def test_perfect_points_cost_nothing_but_the_width_of_the_target():
+    rng = np.random.default_rng(0)
+    points = jnp.asarray(rng.uniform(16, 40, (2, 3, 2)), jnp.float32)
+    grid = (jnp.arange(16) + 0.5) * 4
+    x = -((grid[None, None] - points[..., 0, None]) ** 2) / 32
+    y = -((grid[None, None] - points[..., 1, None]) ** 2) / 32
+    maps = jnp.moveaxis(y[..., :, None] + x[..., None, :], 1, -1)
+    rest = output_of(rng)
+    output = rest._replace(maps=maps, points=points)
+    ones = jnp.ones((2, 3))
+    parts = objectives.point_loss(output, points, ones, ones > 0, jnp.ones(2, bool))
+    # The entropy of a Gaussian of one cell in the plane is 1 + log(2 pi).
+    assert float(parts["maps"]) == pytest.approx(1 + np.log(2 * np.pi), abs=0.02)
+    assert float(parts["points"]) < 2e-3
+    beside = points + jnp.asarray([8.0, 0.0])[None, None]
+    moved = objectives.point_loss(output, beside, ones, ones > 0, jnp.ones(2, bool))
+    # Two cells away: the divergence of two Gaussians is half of the squared distance.
+    assert float(moved["maps"] - parts["maps"]) == pytest.approx(2.0, abs=0.1)
+
+
+def test_the_best_spread_is_that_of_the_errors():
+    rng = np.random.default_rng(0)
+    errors = 3.0 * rng.normal(size=(2, 2000, 2))
+    output = output_of(rng)._replace(
+        points=jnp.asarray(errors), maps=jnp.zeros((2, 2, 2, 2000)), visible=jnp.zeros((2, 2000))
+    )
+    ones, zeros = jnp.ones((2, 2000)), jnp.zeros((2, 2000, 2))
+
+    def cost(s):
+        spread = output._replace(log_spread=jnp.full((2, 2000), jnp.log(s)))
+        return float(objectives.point_loss(spread, zeros, ones, ones > 0, ones[:, 0] > 0)["spread"])
+
+    costs = {s: cost(s) for s in (2.0, 2.6, 3.0, 3.4, 4.5)}
+    assert min(costs, key=lambda s: costs[s]) == 3.0
+
+
+def test_points_outside_and_subjects_out_of_scale_do_not_count():
+    rng = np.random.default_rng(0)
+    output, batch = output_of(rng), batch_of(rng)
+    weights = configs.Weights(found=0.0, labels=0.0, overlap=0.0, visible=0.0)
+
+    def value(o, **changes):
+        return float(objectives.total_loss(NETWORK, weights, o, batch | changes)[0])
+
+    moved = output._replace(points=output.points.at[1, 1].add(50.0))  # the one not inside
+    assert value(moved) == pytest.approx(value(output))
+    assert value(output._replace(points=output.points + 5.0)) != pytest.approx(value(output))
+    far = {"extent": jnp.asarray([2.0, 200.0])}
+    assert value(output, **far) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_labels_overlap_of_a_perfect_answer_is_one():
+    rng = np.random.default_rng(0)
+    labels = jnp.asarray(rng.integers(0, 3, (2, 8, 8)))  # the fourth class does not occur
+    logits = 60.0 * jax.nn.one_hot(labels, 4)
+    parts = objectives.label_loss(logits, labels)
+    assert float(parts["overlap"]) < 1e-5 and float(parts["labels"]) < 1e-5
+    wrong = objectives.label_loss(60.0 * jax.nn.one_hot((labels + 1) % 3, 4), labels)
+    assert float(wrong["overlap"]) > 0.99 and float(wrong["labels"]) > 50
+
+
+def test_finding_asks_the_one_cell():
+    centre, extent = jnp.asarray([[37.0, 20.0]]), jnp.asarray([22.0])
+    present = jnp.asarray([True])
+    truth = np.full((1, 4, 4, 4), 0.0, np.float32)
+    truth[..., 0] = -30.0
+    middle = (np.array([2, 1]) + 0.5) * FIND_STRIDE
+    truth[0, 1, 2] = [30.0, *((np.array([37.0, 20.0]) - middle) / OFFSET), np.log(22 / 20)]
+
+    def cost(grid, **kind):
+        given = {"centre": centre, "extent": extent, "present": present} | kind
+        return float(objectives.find_loss(NETWORK, jnp.asarray(grid), **given))
+
+    assert cost(truth) < 1e-6
+    beside = truth.copy()
+    beside[0, 1, 1, 0] = 30.0  # a neighbour: nothing is asked of it
+    assert cost(beside) < 1e-6
+    elsewhere = truth.copy()
+    elsewhere[0, 3, 0, 0] = 30.0
+    assert cost(elsewhere) > 20
+    assert cost(truth, present=jnp.asarray([False])) > 20
+    assert cost(truth, extent=jnp.asarray([80.0])) > 20  # too large for this scale
+    # Between "in scale" and "not": nothing is asked.
+    assert cost(truth, extent=jnp.asarray([20 * float(np.exp(0.6))])) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Eight random "faces" a split."""
+    folder = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        (folder / split).mkdir()
+        image = rng.integers(0, 255, (8, 96, 96, 4)).astype(np.uint8)
+        labels = rng.integers(0, 10, (8, 96, 96)).astype(np.uint8)
+        points = rng.uniform(30, 66, (8, 68, 2)).astype(np.float32)
+        np.savez(
+            folder / split / "000000.npz",
+            image=image,
+            labels=labels,
+            landmarks=points,
+            visible=rng.uniform(size=(8, 68)) < 0.8,
+        )
+    return folder
+
+
+def test_a_tiny_run_trains_stops_goes_on_and_is_released(shards, tmp_path):
+    tiny = dataclasses.replace(configs.PRESETS["tiny"], steps=4)
+    before = train.initial_state(tiny)
+    state, finished = train.train(tiny, shards, tmp_path / "a", deadline=0.0)
+    assert not finished and int(state.step) == 0
+    state, finished = train.train(tiny, shards, tmp_path / "a")
+    assert finished and int(state.step) == 4
+    change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params, before.params)
+    assert max(jax.tree.leaves(change)) > 1e-4
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert any("held_out_loss" in line for line in lines)
+
+    arguments = release.Arguments(tmp_path / "a", tmp_path / "weights", data="noise")
+    header = release.release(arguments)
+    assert header["training"]["steps_done"] == 4
+    network = load_network("face", tmp_path / "weights")
+    assert network.config == tiny.network
+    with pytest.raises(InputError, match="of the kind person"):
+        load_network("person", tmp_path / "weights")
+    other = dataclasses.replace(tiny, steps=5)
+    with pytest.raises(InputError, match="differs"):
+        train.train(other, shards, tmp_path / "a")
+
+
+def test_batches_resume_where_they_were(shards):
+    examples = data.load_split(shards / "train", "face")
+    source = data.batches(examples, 4, 0, 0)
+    first = [next(source) for _ in range(5)]
+    again = next(data.batches(examples, 4, 0, 3))
+    np.testing.assert_array_equal(first[3]["points"], again["points"])
+    np.testing.assert_array_equal(
+        jax.random.key_data(first[3]["key"]), jax.random.key_data(again["key"])
+    )
+    epoch = np.concatenate([first[0]["points"], first[1]["points"]])
+    assert len(np.unique(epoch[:, 0, 0])) == 8
+
+
+def test_bad_data_are_told(tmp_path, shards):
+    with pytest.raises(InputError, match="no shards"):
+        data.load_split(tmp_path, "face")
+    with pytest.raises(InputError, match="keypoints"):
+        data.load_split(shards / "train", "person")
+    with pytest.raises(InputError, match="at least a batch"):
+        next(data.batches(data.load_split(shards / "train", "face"), 9, 0, 0))
+
+
+def test_overlaps_and_errors_of_the_evaluation():
+    a, b = np.zeros((2, 4, 4), bool)
+    a[:2], b[1:3] = True, True
+    assert evaluate.overlap(a, b) == pytest.approx(1 / 3)
+    assert evaluate.overlap(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) == 1.0
+    truth = np.array([[0, 0, 1, 1]])
+    mean, each = evaluate.mean_overlap(evaluate.confusion(np.array([[0, 1, 1, 1]]), truth, 10))
+    assert each == {"background": pytest.approx(0.5), "skin": pytest.approx(2 / 3)}
+    assert mean == pytest.approx(7 / 12)
