@@ -25,10 +25,10 @@ class ImportCheckpoint:
             help="A checkpoint of PyTorch (.pth, .pt, .tar), a pickle, or an .npz of arrays.",
         ),
     ]
-    network: Literal["idr", "i3dmm-reference", "deep3d", "spin", "graphcmr"]
+    network: Literal["idr", "i3dmm-reference", "deep3d", "spin", "graphcmr", "bisenet"]
     """What FILE holds. idr: ImplicitNetwork, or all of IDR's model. i3dmm-reference: i3DMM's
     reference shape. deep3d: Deep3DFaceRecon_pytorch. spin: SPIN. graphcmr: GraphCMR, or PaMIR's
-    gcmr file."""
+    gcmr file. bisenet: face parsing of face-parsing.PyTorch."""
     out: pathlib.Path
     """Where the weights go, without suffix."""
 

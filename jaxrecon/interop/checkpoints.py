@@ -45,6 +45,15 @@ def _regressor(name: str) -> Callable[[Mapping[str, Any]], Parts]:
     return run
 
 
+def _parsing(name: str) -> Callable[[Mapping[str, Any]], Parts]:
+    def run(checkpoint: Mapping[str, Any]) -> Parts:
+        from jaxrecon.interop.parsing_networks import IMPORTERS
+
+        return IMPORTERS[name](checkpoint)
+
+    return run
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """One published network."""
@@ -96,6 +105,13 @@ NETWORKS: dict[str, Network] = {
         files=("model_checkpoint_h36m_up3d.pt", "gcmr_*.pt"),
         licence="BSD-3-Clause; its coefficients are those of SMPL, which is non-commercial",
         uses=("graph_cnn", "smpl_param_regressor"),
+    ),
+    "bisenet": Network(
+        run=_parsing("bisenet"),
+        source="github.com/zllrunning/face-parsing.PyTorch d2e684c",
+        files=("79999_iter.pth",),
+        licence="MIT; its training pictures, CelebAMask-HQ, are for non-commercial use",
+        uses=("state_dict",),
     ),
 }
 """Name on the command line -> network."""
