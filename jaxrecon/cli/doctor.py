@@ -89,18 +89,45 @@ def _check_views(path: pathlib.Path, out: pathlib.Path | None) -> None:
     from jaxrecon.pipelines.views_overlay import reproject, write_overlays
     from jaxrecon.pipelines.views_remarks import missing, remarks
 
-    views = load_views(path)
+    views = load_views(path, partial=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxrecon_")) if out is None else out
+    folder = output_folder(folder)
+    views, found = _completed(views, folder)
     reprojection = reproject(views)
     _print_views(views, reprojection)
     for line in missing(views):
         print(f"for a fit: {line}")
     for remark in remarks(views, reprojection):
         print(f"look at this: {remark}")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxrecon_")) if out is None else out
-    pictures = write_overlays(views, output_folder(folder), reprojection)
+    pictures = [*write_overlays(views, folder, reprojection), *found]
     together = write_frusta(views, folder, reprojection)
     for picture in pictures if together is None else [together, *pictures]:
         print(f"picture: {picture}")
+
+
+def _completed(views: Views, folder: pathlib.Path) -> tuple[Views, list[pathlib.Path]]:
+    """The views with what a fit would find of them, and pictures of all that was found."""
+    from jaxrecon.pipelines import detections
+    from jaxrecon.pipelines.detections_drawing import write_detections
+
+    lacking = [i for i in range(len(views.names)) if detections.missing_parts(views, i)]
+    if not lacking:
+        return views, []
+    pictures: list[pathlib.Path] = []
+
+    def draw(i: int, image: Any, found: Any) -> None:
+        path = folder / f"doctor_found_{views.indices[i]:03d}.png"
+        pictures.append(write_detections(path, image, found))
+
+    parts = [f"{views.names[i]} ({', '.join(detections.missing_parts(views, i))})" for i in lacking]
+    more = f" and {len(parts) - 8} more" if parts[8:] else ""
+    print(f"not given, so a detector looks for it: {', '.join(parts[:8])}{more}")
+    try:
+        found = detections.find(views, detections.face_detectors("own"), draw)
+        return detections.complete(views, found), pictures
+    except InputError as error:
+        print(f"look at this: {error.given}")
+        return views, pictures
 
 
 def _print_views(views: Views, reprojection: Reprojection | None) -> None:
@@ -137,7 +164,7 @@ def _row(views: Views, i: int, reprojection: Reprojection | None) -> list[str]:
     row.append("-" if K is None else f"{2 * np.degrees(np.arctan(width / 2 / K[i, 0, 0])):.1f}")
     t: Any = None if views.cameras is None else views.cameras.t
     row.append("-" if t is None else f"{np.linalg.norm(t[i]):.4g}")
-    seen = None if views.landmark_weights is None else int(views.landmark_weights[i].sum())
+    seen = None if views.landmark_weights is None else int((views.landmark_weights[i] > 0).sum())
     return [*row, "none" if seen is None else str(seen), _error(reprojection, i)]
 
 

@@ -25,8 +25,9 @@ class Fit:
         tyro.conf.Positional[tuple[pathlib.Path, ...]],
         tyro.conf.arg(
             metavar="VIEWS",
-            help="Folders of photographs with landmarks.json and, if they are known, cameras.json; "
-            "or folders of such folders. One of them for each subject.",
+            help="Folders of photographs, one for each subject, or folders of such folders; or one "
+            "photograph. Masks, landmarks.json and cameras.json are used where they are there, and "
+            "found where they are not.",
             help_behavior_hint="(one or more)",
         ),
     ]
@@ -40,6 +41,10 @@ class Fit:
     """given: cameras.json is exact. refine: it is right to about a degree and 5 mm. estimate: find
     the cameras, and the focal length where cameras.json has no K. auto: given where cameras.json
     has them, else estimate.
+    """
+    detector: Literal["own", "none"] = "own"
+    """own: landmarks and masks that are missing are found by our own network, and it is said which.
+    none: where they are missing is an error.
     """
     views: Annotated[str | None, tyro.conf.arg(metavar="N,N,...")] = None
     """Which views to use, counted from 0, such as 0,1,3. All of them if left out."""
@@ -86,6 +91,7 @@ def run(args: Fit) -> int:
             resolution=args.resolution,
             weights=args.weights,
             colours=args.colours,
+            detector=args.detector,
         )
 
         def tell(outcome: fit_queue.Outcome) -> None:
@@ -198,7 +204,7 @@ def _checked_inputs(inputs: tuple[pathlib.Path, ...]) -> tuple[pathlib.Path, ...
     if files and len(inputs) > 1:
         raise InputError(
             f"{', '.join(files)}: a file, not a folder",
-            expected="folders, one for each subject, with landmarks.json",
+            expected="folders, one for each subject; or one photograph alone",
             remedy="put the photographs of one subject into a folder, and give the folder; choose "
             "among them with --views",
         )

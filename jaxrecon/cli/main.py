@@ -19,6 +19,7 @@ import jaxrecon
 from jaxrecon.cli import (
     assets,
     cite,
+    detect,
     doctor,
     evaluate,
     fit,
@@ -30,6 +31,7 @@ from jaxrecon.errors import InputError
 
 Command = (
     Annotated[fit.Fit, tyro.conf.subcommand("fit")]
+    | Annotated[detect.Detect, tyro.conf.subcommand("detect")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[import_cameras.ImportCameras, tyro.conf.subcommand("import-cameras")]
     | Annotated[import_checkpoint.ImportCheckpoint, tyro.conf.subcommand("import-checkpoint")]
@@ -51,6 +53,7 @@ class Arguments:
 
 _RUN: dict[type, Callable[[Any], int]] = {
     fit.Fit: fit.run,
+    detect.Detect: detect.run,
     evaluate.Evaluate: evaluate.run,
     import_cameras.ImportCameras: import_cameras.run,
     import_checkpoint.ImportCheckpoint: import_checkpoint.run,

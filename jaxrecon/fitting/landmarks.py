@@ -104,7 +104,7 @@ def fit_landmarks(
 
     Args:
         views: with landmark_weights > 0 for at least a few landmarks; where cameras are estimated,
-            of `cameras.guess_cameras`.
+            of `cameras.guess_cameras`. The noise of a landmark is `hyper.landmark_noise` / weight.
         space: latent space.
         config: iteration count, number of expressions, and what is known of the cameras.
         hyper: noise of landmarks and cameras.
@@ -172,7 +172,8 @@ def fit_landmarks(
     begin = (start, jnp.asarray(1e-2))
     x, _ = jax.lax.fori_loop(0, config.landmark_steps, lambda _, c: step(*c), begin)
     parts = still | unpack(x)
-    seen = jnp.maximum(jnp.sum(views.landmark_weights > 0), 1)
+    # `errors` are weighted: by the sum of the weights' squares the mean stays one of pixels
+    seen = jnp.maximum(jnp.sum(views.landmark_weights**2), 1e-6)
     rms = jnp.sqrt(jnp.sum(errors(x) ** 2) / seen)
     pose = apply_pose(initial, parts.pop("pose"))
     return pose, codes | parts, rms

@@ -57,7 +57,7 @@ class ViewData:
     landmarks: Any
     """(v, 68, 2) pixels"""
     landmark_weights: Any
-    """(v, 68) 0 where not seen"""
+    """(v, 68) 0 where not seen; else 1, or less where a detector is unsure"""
     expression: Any
     """(v,) int32, which expression a view shows"""
     unit: Any

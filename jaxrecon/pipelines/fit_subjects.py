@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,13 @@ import numpy as np
 import jaxrecon
 from jaxrecon.errors import InputError
 from jaxrecon.fitting.problem import Hyper
+from jaxrecon.pipelines import detections
 from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.detections import Found
 from jaxrecon.pipelines.fit_progress import digest, digest_of_record
 from jaxrecon.pipelines.implicit_deformation import Case, Options
 from jaxrecon.pipelines.priors import Prior
-from jaxrecon.pipelines.views import Views, load_views
+from jaxrecon.pipelines.views import Views, check_needs, load_views
 
 KEPT_BYTES = 200_000_000
 """Photographs of a subject that take more are read again when they are needed again."""
@@ -35,6 +37,8 @@ class Subject:
     """subjects of one kind can share a batch"""
     inputs: str
     """hash of photographs, masks, cameras, landmarks"""
+    found: tuple[Found | None, ...] = ()
+    """what a detector found of each view, so that it is asked once"""
 
 
 def expand(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
@@ -85,7 +89,7 @@ def check(path: pathlib.Path, options: Options, prior: Prior) -> Subject:
         InputError: it cannot.
     """
     name = pipeline.subject_name(path)
-    views = load(path, options)
+    views, found = load(path, options, tell=lambda sentence: say(f"{name}: {sentence}"))
     case = pipeline.prepare(views, options, prior)
     if options.cameras == "auto" and case.config.cameras.startswith("estimate"):
         say(f"{name}: no cameras.json with R and t, so the cameras are estimated")
@@ -94,25 +98,42 @@ def check(path: pathlib.Path, options: Options, prior: Prior) -> Subject:
         say(f"{name}: the focal length is searched from what the photographs' EXIF data tell: "
             f"{known} mm on 35 mm film")  # fmt: skip
     kind = f"{case.config} {[x.shape for x in jax.tree.leaves(case.data)]}"
-    return Subject(name, path, kind, _digest_of_inputs(views))
+    return Subject(name, path, kind, _digest_of_inputs(views), found)
 
 
-def load(path: pathlib.Path, options: Options) -> Views:
-    """Views of a folder, or of one photograph.
+def load(
+    path: pathlib.Path,
+    options: Options,
+    found: Sequence[Found | None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Views, tuple[Found | None, ...]]:
+    """Views of a folder, or of one photograph, with what a detector found of them.
+
+    Args:
+        path: folder or photograph.
+        options: which views, and which detector.
+        found: of an earlier call, so that no detector is asked again.
+        tell: called with each sentence on what was found.
 
     Raises:
-        InputError: of `load_views`; masks or landmarks are missing.
+        InputError: of `load_views`; masks or landmarks are missing and cannot be found.
     """
-    if path.is_file():
-        views = load_views(path, options.views, need=("masks",))
-        if views.landmarks2d is None:
-            raise InputError(
-                f"{path}: a photograph alone, and nothing says where the face is in it",
-                expected="a folder with the photograph and landmarks.json, 68 points",
-                remedy="put both into one folder, with cameras.json if it is known, and give that",
-            )
-        return views
-    return load_views(path, options.views, need=pipeline.NEEDED)
+    alone, search = path.is_file(), options.detector != "none"
+    views = load_views(path, options.views, partial=search)
+    if alone and not search and views.landmarks2d is None:
+        raise InputError(
+            f"{path}: a photograph alone, and nothing says where the face is in it",
+            expected="a folder with the photograph and landmarks.json, 68 points",
+            remedy="put both into one folder, with cameras.json if it is known, and give that; or "
+            "let a detector find the face (--detector own)",
+        )
+    found = detections.found_by(views, options.detector) if found is None else tuple(found)
+    known, views = len(views.warnings), detections.complete(views, found)
+    if tell is not None:
+        for sentence in views.warnings[known:]:
+            tell(sentence)
+    check_needs(views, pipeline.NEEDED)
+    return views, found
 
 
 def _digest_of_inputs(views: Views) -> str:
@@ -181,7 +202,7 @@ def case_of(subject: Subject, options: Options, prior: Prior) -> Case:
     """A subject ready to be fitted; photographs that take much memory are left out again (see
     `with_pixels`).
     """
-    views = load(subject.path, options)
+    views, _ = load(subject.path, options, subject.found)
     case = pipeline.prepare(views, options, prior)
     arrays = [getattr(views, f.name) for f in dataclasses.fields(views)]
     if sum(x.nbytes for x in arrays if isinstance(x, np.ndarray)) <= KEPT_BYTES:
@@ -205,7 +226,7 @@ def with_pixels(subject: Subject, case: Case, options: Options) -> Case:
     """The case with its photographs, read again if they were left out."""
     if case.views.images.shape[1:3] != (1, 1):
         return case
-    return dataclasses.replace(case, views=load(subject.path, options))
+    return dataclasses.replace(case, views=load(subject.path, options, subject.found)[0])
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -25,11 +25,12 @@ from jaxrecon.geometry.cameras import camera_centres
 from jaxrecon.geometry.extraction import ExtractionStats, extract
 from jaxrecon.geometry.mesh import largest_component
 from jaxrecon.geometry.transforms import apply_similarity, invert_similarity
-from jaxrecon.pipelines import fit_batch
+from jaxrecon.pipelines import detections, fit_batch
 from jaxrecon.pipelines import implicit_deformation_inputs as inputs
+from jaxrecon.pipelines.detections import DetectorChoice
 from jaxrecon.pipelines.priors import Prior, load_prior
 from jaxrecon.pipelines.vertex_colours import network_colours, photograph_colours
-from jaxrecon.pipelines.views import Views, load_views
+from jaxrecon.pipelines.views import Views, check_needs, load_views
 from jaxrecon.types import Cameras, Field, Mesh, field
 
 CUT = -0.88
@@ -60,6 +61,10 @@ class Options:
     """whether to write report.html"""
     weights: pathlib.Path | None = None
     """weights of the prior; None for the released ones"""
+    detector: DetectorChoice = "own"
+    """what finds landmarks and masks where views lack them: our own network, or nothing, so that
+    it is an error
+    """
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -72,6 +77,8 @@ class Options:
             )
         if self.colours not in ("photographs", "network"):
             raise InputError(f"colours {self.colours!r}", "'photographs' or 'network'")
+        if self.detector not in get_args(detections.DetectorChoice):
+            raise InputError(f"detector {self.detector!r}", "'own' or 'none'")
         if self.cameras not in get_args(inputs.CameraChoice):
             choices = ", ".join(get_args(inputs.CameraChoice))
             raise InputError(f"cameras {self.cameras!r}", f"one of {choices}")
@@ -260,7 +267,8 @@ def reconstruct(
     """Fit and extract one subject.
 
     Args:
-        views: from `load_views`, with masks and landmarks, and cameras unless they are estimated.
+        views: from `load_views`, with masks and landmarks (`detections.complete_views` finds them),
+            and cameras unless they are estimated.
         options: preset, seed, resolution.
         prior: weights; None loads `options.weights`.
         progress: called with (stage, done, total, loss).
@@ -333,14 +341,16 @@ def reconstruct_folder(path: pathlib.Path, out: pathlib.Path, options: Options) 
     """
     from jaxrecon.pipelines import implicit_deformation_output as output
 
-    views = load_views(path, options.views, need=NEEDED)
+    views = load_views(path, options.views, partial=options.detector != "none")
+    views = detections.complete(views, detections.found_by(views, options.detector))
+    check_needs(views, NEEDED)
     name = subject_name(path)
     done = reconstruct(views, options, progress=progress_line(name))
     return output.write(done, pathlib.Path(out) / name, options)
 
 
 NEEDED = ("masks", "landmarks")
-"""What a fit cannot do without, of `load_views`; it says itself when it needs cameras."""
+"""What a fit cannot do without, given or found; it says itself when it needs cameras."""
 
 
 def subject_name(path: pathlib.Path) -> str:

@@ -162,7 +162,7 @@ def view_data(views: Views, prior: Prior, mode: CameraMode = "given", limit: int
     if views.mask is None or views.landmarks2d is None or views.landmark_weights is None:
         raise InputError(
             f"{views.folder}: masks or landmarks are missing",
-            "a views folder with masks and landmarks.json",
+            "a views folder with masks and landmarks.json, or `detections.complete_views` of it",
         )
     part = crops(views, limit)
     single = functools.partial(np.asarray, dtype=np.float32)
@@ -271,6 +271,14 @@ def landmarks_agree(views: Views, size: int, error: float) -> None:
         )
 
 
+def _where(views: Views) -> str:
+    """Of the landmarks."""
+    found = any("landmarks" in parts for parts in views.detections)
+    return f"{views.folder}, landmarks that were found" if found else (
+        f"{views.folder}/landmarks.json"
+    )  # fmt: skip
+
+
 def remarks(views: Views) -> Iterator[str]:
     """What is unusual about views that can be fitted, one sentence each.
 
@@ -280,7 +288,7 @@ def remarks(views: Views) -> Iterator[str]:
     seen = int((np.asarray(views.landmark_weights) > 0).any(0).sum())
     if seen < 20:
         raise InputError(
-            f"{views.folder}/landmarks.json: only {seen} landmarks are seen in any view",
+            f"{_where(views)}: only {seen} landmarks are seen in any view",
             "at least 20 of 68",
             "add landmarks, or choose other views",
         )
@@ -289,7 +297,7 @@ def remarks(views: Views) -> Iterator[str]:
         known = own[weight > 0]
         if len(known) > 1 and np.ptp(known, axis=0).max() < 0.04 * extent.max():
             raise InputError(
-                f"{views.folder}/landmarks.json: the landmarks of {name} lie within a few pixels",
+                f"{_where(views)}: the landmarks of {name} lie within a few pixels",
                 "68 points over the face",
                 "mend them, or leave the view out with --views",
             )

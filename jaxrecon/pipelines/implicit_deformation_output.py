@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -63,7 +63,8 @@ def write(
     views, mesh = done.views, done.meshes[int(done.views.expression[0])]
     scores, warnings = _scores(views, done)
     state, record = _state(done), _record(views, done, options, scores, warnings)
-    data = _report(views, done, record, scores, warnings, clock) if options.report else None
+    name = folder.name
+    data = _report(views, name, done, record, scores, warnings, clock) if options.report else None
     normals = vertex_normals(mesh.vertices, mesh.faces)
     metres = 1e-3 if views.units == "millimetres" else 1.0
     with _replacing(folder) as new:
@@ -133,7 +134,9 @@ def finished(folder: pathlib.Path) -> Finished | None:
     return Finished(report, made_from, batch)
 
 
-def _report(views: Views, done: pipeline.Reconstruction, record, scores, warnings, clock):
+def _report(
+    views: Views, name: str, done: pipeline.Reconstruction, record, scores, warnings, clock
+):
     """What the report shows."""
     from jaxrecon.pipelines.report import ReportData
 
@@ -143,10 +146,12 @@ def _report(views: Views, done: pipeline.Reconstruction, record, scores, warning
     settings = {k: record[k] for k in ("resolution", "weights")}
     return ReportData(
         mesh=done.meshes[first],
-        title=f"{views.folder.name}: a face from {len(views.names)} photographs",
+        title=f"{name}: a face from {_count(len(views.names))}",
         names=[_name(views, i) for i in range(len(views.names))],
         images=list(views.images),
         masks=list(views.mask) if views.mask is not None else None,
+        landmarks=_found_landmarks(views),
+        captions=[_caption(parts) for parts in views.detections] or None,
         cameras=_cameras(views),
         renders=pictures[0],
         render_caption="reconstruction, " + COLOURS[record["config"]["colours"]],
@@ -160,6 +165,37 @@ def _report(views: Views, done: pipeline.Reconstruction, record, scores, warning
         warnings=warnings,
         citation=cite("implicit_deformation"),
     )
+
+
+def _count(photographs: int) -> str:
+    return "one photograph" if photographs == 1 else f"{photographs} photographs"
+
+
+def _sources(views: Views) -> dict[str, dict[str, str]]:
+    """Of each view, where its landmarks and its mask come from: `given`, or what found them."""
+    parts = ("landmarks", "mask")
+    found = views.detections or ({},) * len(views.names)
+    return {
+        name: {part: one.get(part, "given") for part in parts}
+        for name, one in zip(views.names, found, strict=True)
+    }
+
+
+def _found_landmarks(views: Views) -> list[np.ndarray | None] | None:
+    """Seen landmarks of each view where they were found: the report draws them to be checked."""
+    if views.landmarks2d is None or views.landmark_weights is None:
+        return None
+    seen = views.landmark_weights > 0
+    found = ["landmarks" in parts for parts in views.detections]
+    marks = [views.landmarks2d[i][seen[i]] if found[i] else None for i in range(len(found))]
+    return marks if any(found) else None
+
+
+def _caption(parts: Mapping[str, str]) -> str | None:
+    """Under a photograph whose mask or landmarks were not given; None where all was."""
+    words = ["faint outside the mask" + (", which was found" if "mask" in parts else "")]
+    words += ["dots: landmarks that were found"] if "landmarks" in parts else []
+    return f"photograph ({'; '.join(words)})" if parts else None
 
 
 def _name(views: Views, i: int) -> str:
@@ -253,6 +289,7 @@ def _record(views: Views, done: pipeline.Reconstruction, options, scores, warnin
         "subject": "",  # the output folder's name
         "views": list(views.names),
         "expression": [int(e) for e in views.expression],
+        "detections": _sources(views),
         "units": views.units,
         "config": {
             "preset": options.preset,

@@ -66,6 +66,10 @@ class ReportData:
     """(n, ...) array or sequence: input photographs"""
     masks: Any = None
     """(h, w) per view, in [0, 1] or bool: the subject"""
+    landmarks: Any = None
+    """(k, 2) pixels, or None, per view: drawn as dots"""
+    captions: Any = None
+    """text, or None for the usual one, per view: under the photograph"""
     cameras: Cameras | None = None
     """batch (n,): where renders and normal maps are None, they are made with these at the size
     of the images
@@ -134,7 +138,7 @@ def _complete(data: ReportData) -> ReportData:
             if getattr(data, field) is None:
                 changes[field] = function(data.mesh, data.cameras, height, width)
     data = dataclasses.replace(data, **changes)
-    for field in ("names", "masks", "renders", "normals"):
+    for field in ("names", "masks", "landmarks", "captions", "renders", "normals"):
         value = getattr(data, field)
         if value is not None and len(value) != count:
             raise InputError(
@@ -248,9 +252,10 @@ def _views(data: ReportData, side: int) -> str:
     for i, name in enumerate(data.names[:MAX_VIEWS]):
         mask = None if data.masks is None else data.masks[i]
         caption = "photograph" if mask is None else "photograph (faint outside the mask)"
-        cells = [
-            figure(input_picture(data.images[i], mask), side, f"{name}: input photograph", caption)
-        ]
+        marks = None if data.landmarks is None else data.landmarks[i]
+        caption = (None if data.captions is None else data.captions[i]) or caption
+        picture = input_picture(data.images[i], mask, marks)
+        cells = [figure(picture, side, f"{name}: input photograph", caption)]
         if data.renders is not None:
             cells.append(
                 figure(

@@ -44,18 +44,34 @@ def figure(image: Any, side: int, alt: str, caption: str) -> str:
     )
 
 
-def input_picture(image: Any, mask: Any) -> np.ndarray:
-    """The photograph; what lies outside the mask is faint."""
+def input_picture(image: Any, mask: Any, landmarks: Any = None) -> np.ndarray:
+    """The photograph; what lies outside the mask is faint, and landmarks (k, 2), if given, are
+    green dots."""
     array = np.asarray(image)
     if array.dtype != np.uint8:
         array = np.round(np.clip(np.nan_to_num(array), 0, 1) * 255).astype(np.uint8)
+    marks = _dots(array, landmarks)
     if mask is None:
-        return array
+        return marks
     share = np.clip(np.asarray(mask, np.float64), 0, 1)
     alpha = np.round((0.22 + 0.78 * share) * 255).astype(np.uint8)
     if array.shape[-1] == 4:
         alpha = np.minimum(alpha, array[..., 3])
-    return np.concatenate([array[..., :3], alpha[..., None]], axis=-1)
+    alpha = np.where((marks != array).any(axis=-1), np.uint8(255), alpha)
+    return np.concatenate([marks[..., :3], alpha[..., None]], axis=-1)
+
+
+def _dots(array: np.ndarray, points: Any) -> np.ndarray:
+    """A picture with dots at points, as large as to be seen where it is shown."""
+    if points is None:
+        return array
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(array)
+    draw, radius = ImageDraw.Draw(picture), max(1.0, 1.5 * max(array.shape[:2]) / 384)
+    for x, y in np.asarray(points, np.float64):
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(0, 200, 0))
+    return np.asarray(picture)
 
 
 def number(value: Any) -> str:

@@ -15,7 +15,10 @@ Layout (only the images are needed):
   labels. Ignore: white in `NAME_ignore.png`, and the labels'.
 - `NAME_labels.png`: face parsing, with `labels.json` (see `parsing_labels`).
 - `landmarks.json`: `landmarks2d` (views, 68, 2) pixels, `visible` (views, 68), `valid` (68), in
-  iBUG order.
+  iBUG order; optionally `confidence` (views, 68), numbers in [0, 1] that a detector gave.
+
+Masks and landmarks that are absent can be found: `pipelines.detections`. Pictures that end in
+`_overlay` are what `jaxrecon detect` drew, not photographs.
 
 Files are read inside the folder only: links that lead out of it are refused.
 """
@@ -26,7 +29,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -39,6 +42,8 @@ from jaxrecon.pipelines.views_pixels import read_pixels
 from jaxrecon.types import Cameras
 
 Need = Literal["cameras", "masks", "landmarks"]
+BESIDE = ("_mask", "_ignore", "_labels", "_overlay")
+"""Ends of the names of pictures that lie beside a photograph and are none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,9 @@ class Views:
     landmarks2d: Float[np.ndarray, "v 68 2"] | None
     """float32 pixels; 0 where not valid."""
     landmark_weights: Float[np.ndarray, "v 68"] | None
-    """float32, 1 where the landmark is valid and seen in that view, else 0."""
+    """float32, 0 where the landmark is not valid or not seen in that view, else 1, or less where a
+    detector is unsure: a fit takes noise / weight as its standard deviation.
+    """
     landmark_valid: Bool[np.ndarray, "68"] | None
     """Whether the subject's landmark is known at all (a hidden one still has coordinates)."""
     expression: Int[np.ndarray, " v"]
@@ -87,12 +94,19 @@ class Views:
     """
     warnings: tuple[str, ...] = ()
     """What was odd but could be used, one sentence each."""
+    has_mask: Bool[np.ndarray, " v"] | None = None
+    """Which views have a mask, where only some do; the mask of the others is 0."""
+    detections: tuple[Mapping[str, str], ...] = ()
+    """Of each view what was not given but found, `landmarks` or `mask`, and by whom; empty where
+    all was given (`pipelines.detections`).
+    """
 
 
 def load_views(
     path: str | pathlib.Path,
     select: Sequence[int] | None = None,
     need: Collection[Need] = (),
+    partial: bool = False,
 ) -> Views:
     """Read a views folder, a plain folder of photographs, or one photograph.
 
@@ -100,6 +114,7 @@ def load_views(
         path: folder or image. One image is read alone, with its `NAME_mask.png`.
         select: numbers of the views to use, in this order; None for all.
         need: what the caller cannot do without.
+        partial: whether masks of only some views are accepted (`Views.has_mask`).
 
     Raises:
         InputError: something is absent, broken or contradictory; the message names the file.
@@ -124,7 +139,9 @@ def load_views(
     expression, warnings = metadata.expressions(source, entries, chosen)
     cameras, intrinsics = metadata.cameras(source, entries, chosen)
     names = tuple(files[i].name for i in chosen)
-    pixels = read_pixels([files[i] for i in chosen], [entries[i] for i in chosen], document)
+    pixels = read_pixels(
+        [files[i] for i in chosen], [entries[i] for i in chosen], document, partial
+    )
     marks = None if single else metadata.read_landmarks(folder / "landmarks.json", len(files))
     points = weights = valid = None
     if marks is not None:
@@ -152,7 +169,7 @@ def load_views(
         warnings=warnings + _turned([files[i] for i in chosen], intrinsics),
         **pixels,
     )
-    _check_needs(views, need)
+    check_needs(views, need)
     return views
 
 
@@ -180,7 +197,8 @@ def _film_focal(files: Sequence[pathlib.Path]) -> np.ndarray | None:
     return None if None in told else np.array(told, np.float64)
 
 
-def _check_needs(views: Views, need: Collection[Need]) -> None:
+def check_needs(views: Views, need: Collection[Need]) -> None:
+    """Raise InputError where something needed is absent."""
     remedies = {
         "cameras": (
             views.cameras,
@@ -191,9 +209,14 @@ def _check_needs(views: Views, need: Collection[Need]) -> None:
         "masks": (
             views.mask,
             "masks",
-            "save the photographs with a transparent background, or add NAME_mask.png files",
+            "save the photographs with a transparent background, or add NAME_mask.png files; or "
+            "let them be found (`jaxrecon detect`)",
         ),
-        "landmarks": (views.landmarks2d, "landmarks.json", "add 68 points per view"),
+        "landmarks": (
+            views.landmarks2d,
+            "landmarks.json",
+            "add 68 points per view, or let them be found (`jaxrecon detect`)",
+        ),
     }
     lacking = {"cameras": "K, R and t", "landmarks": "valid landmarks"}
     for what in need:
@@ -216,7 +239,7 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         for p in folder.iterdir()
         if p.suffix.lower() in image_files.SUFFIXES
         and not p.name.startswith(".")
-        and not p.stem.endswith(("_mask", "_ignore", "_labels"))
+        and not p.stem.endswith(BESIDE)
         and p.is_file()
     ]
     if not found:
@@ -225,10 +248,11 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
             expected="files that end in " + ", ".join(image_files.SUFFIXES),
             remedy="convert other formats (HEIC, RAW) to PNG or JPEG",
         )
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_order)
 
 
-def _natural(path: pathlib.Path) -> list[tuple[bool, int, str]]:
+def natural_order(path: pathlib.Path) -> list[tuple[bool, int, str]]:
+    """Key by the name, in which view_2 comes before view_10."""
     parts = re.split(r"([0-9]+)", path.name)
     return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]
 

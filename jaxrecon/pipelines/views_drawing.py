@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -108,3 +109,12 @@ def label_place(
 
 def _overlap(a: Box, b: Box) -> bool:
     return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
+
+
+def outline(inside: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """Pixels of a mask within some steps of its outside."""
+    core = inside
+    for _ in range(width):
+        padded = np.pad(core, 1, mode="edge")
+        core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside & ~core

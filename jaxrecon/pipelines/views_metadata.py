@@ -5,8 +5,6 @@ All raise `InputError`, naming the file and the view.
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,34 +13,15 @@ import numpy as np
 
 from jaxrecon.errors import InputError, excerpt
 from jaxrecon.interop.camera_files import check_finite, check_rotation
+from jaxrecon.interop.json_files import read_json
 from jaxrecon.types import Cameras
 
 UNITS = ("millimetres", "metres", "unknown")
 LANDMARKS = 68
 MIN_LANDMARKS = 20
-_MAX_JSON_BYTES = 32_000_000
 _MAX_PIXEL = 1e6
 _MAX_LENGTH = 1e9
 _MAX_EXPRESSION = 2**31
-
-
-def read_json(path: pathlib.Path) -> dict | None:
-    """The object in a JSON file, or None when there is no file."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            raise ValueError("it is not a file")
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError(f"over {_MAX_JSON_BYTES // 10**6} MB")
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(document, dict):
-            raise ValueError("it holds no object at the top")
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as JSON: {error}", expected="one JSON object { ... } in UTF-8"
-        ) from error
-    return document
 
 
 def inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
@@ -269,7 +248,21 @@ def read_landmarks(
             remedy="mark more points",
         )
     known = valid[None, :, None] & sane.all(axis=-1, keepdims=True)
-    return np.where(known, points, 0).astype(np.float32), visible.astype(np.float32), valid
+    weights = visible * _confidence(path, document, (count, LANDMARKS))
+    return np.where(known, points, 0).astype(np.float32), weights.astype(np.float32), valid
+
+
+def _confidence(path: pathlib.Path, document: dict, shape: tuple[int, ...]) -> np.ndarray:
+    """How much a seen landmark counts, in [0, 1]; 1 where the document does not say."""
+    if "confidence" not in document:
+        return np.ones(shape)
+    found = _floats(document["confidence"])
+    if found.shape != shape or not ((found >= 0) & (found <= 1)).all():
+        raise InputError(
+            f"{path}: confidence is {excerpt(document['confidence'])}",
+            expected=f"numbers from 0 to 1 of shape {shape}, or no `confidence` at all",
+        )
+    return found
 
 
 def hide_outside(

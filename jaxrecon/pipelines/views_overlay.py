@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -122,7 +123,7 @@ def _write_overlay(
         _name_axes(draw, views, i, scale, taken)
     if views.landmarks2d is not None:
         _number_landmarks(draw, views, i, scale, taken)
-    _write_legend(draw, size[1], views, reprojection)
+    _write_legend(draw, size[1], views, i, reprojection)
     with output.atomic(path) as temporary:
         picture.save(temporary, format="PNG")
     return path
@@ -147,17 +148,8 @@ def _ground(views: Views, i: int, size: tuple[int, int]) -> Image.Image:
     lines = (row + column) % (_HATCH * drawing.FINE) < 2 * drawing.FINE
     colours[ignored & lines] = (90, 90, 90)
     if views.mask is not None:
-        colours[_outline(enlarged(views.mask[i]), 2 * drawing.FINE)] = _OUTLINE
+        colours[drawing.outline(enlarged(views.mask[i]), 2 * drawing.FINE)] = _OUTLINE
     return Image.fromarray(colours)
-
-
-def _outline(inside: np.ndarray, width: int) -> np.ndarray:
-    """Pixels of a mask within some steps of its outside."""
-    core = inside
-    for _ in range(width):
-        padded = np.pad(core, 1, mode="edge")
-        core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~core
 
 
 def _numpy_camera(views: Views, i: int) -> dict[str, np.ndarray]:
@@ -246,14 +238,16 @@ def _number_landmarks(
 
 
 def _write_legend(
-    draw: ImageDraw.ImageDraw, top: int, views: Views, reprojection: Reprojection | None
+    draw: ImageDraw.ImageDraw, top: int, views: Views, i: int, reprojection: Reprojection | None
 ) -> None:
     """One line below the picture that says what its signs mean."""
     words: list[tuple[str, drawing.Colour]] = []
+    found = {} if not views.detections else views.detections[i]
     if views.mask is not None:
-        words.append(("outline: mask", (190, 0, 190)))
+        words.append((f"outline: mask{_found(found, 'mask')}", (190, 0, 190)))
     if views.landmarks2d is not None:
-        words += [("disc: landmark", _SEEN_TEXT), ("ring: hidden landmark", _HIDDEN_TEXT)]
+        words.append((f"disc: landmark{_found(found, 'landmarks')}", _SEEN_TEXT))
+        words.append(("ring: hidden landmark", _HIDDEN_TEXT))
     if reprojection is not None:
         words.append(("cross: where the cameras put it", _REPROJECTED))
     if not views.valid.all():
@@ -262,3 +256,8 @@ def _write_legend(
     for word, colour in words:
         drawing.text(draw, (x, top + _LEGEND / 2), word, colour, 14, "lm")
         x += draw.textlength(word, font=drawing.font(14)) + 20
+
+
+def _found(parts: Mapping[str, str], part: str) -> str:
+    """A word where a part was not given."""
+    return " (found, not given)" if part in parts else ""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxrecon import images as image_files
+from jaxrecon.detect import parsing_labels
 from jaxrecon.errors import InputError, excerpt
-from jaxrecon.pipelines import parsing_labels
 from jaxrecon.pipelines.views_metadata import inside
 
 MAX_TOTAL_PIXELS = 200_000_000
@@ -19,14 +19,19 @@ MAX_TOTAL_PIXELS = 200_000_000
 
 
 def read_pixels(
-    files: Sequence[pathlib.Path], entries: Sequence[dict], document: dict | None
+    files: Sequence[pathlib.Path],
+    entries: Sequence[dict],
+    document: dict | None,
+    partial: bool = False,
 ) -> dict[str, Any]:
-    """Sizes (v, 2), images (v, h, w, 3), mask (v, h, w) or None, and valid (v, h, w) of views.
+    """Sizes (v, 2), images (v, h, w, 3), mask (v, h, w) or None, and valid (v, h, w) of views; and
+    has_mask (v,) where only some have one.
 
     Args:
         files: photographs, all in the folder that holds their masks and labels.
         entries: what cameras.json says of each.
         document: cameras.json, where there is one: its width and height.
+        partial: whether masks of only some views are accepted.
 
     Raises:
         InputError: a file is absent, broken, of the wrong size or says nothing of the subject.
@@ -47,16 +52,23 @@ def read_pixels(
         masks.append(mask)
         valids.append(valid)
     lacking = [f.name for f, m in zip(files, masks, strict=True) if m is None]
-    if lacking and len(lacking) < len(files):
+    some = 0 < len(lacking) < len(files)
+    if some and not partial:
         raise InputError(
             f"{files[0].parent}: {', '.join(lacking)} have no mask, the other views have",
             expected="a mask for every view, or for none",
             remedy=f"add {pathlib.Path(lacking[0]).stem}_mask.png, white on the subject",
         )
+    has_mask = np.array([m is not None for m in masks])
+    masks = [
+        np.zeros(c.shape[:2], np.bool_) if some and m is None else m
+        for c, m in zip(colours, masks, strict=True)
+    ]
     return {
         "sizes": np.array([c.shape[:2] for c in colours], np.int64),
         "images": _stack(colours, largest, 1.0, np.float32),
-        "mask": None if lacking else _stack(masks, largest, 0.0, np.float32),
+        "mask": None if not has_mask.any() else _stack(masks, largest, 0.0, np.float32),
+        "has_mask": has_mask if some else None,
         "valid": _stack(valids, largest, 0.0, np.bool_),
     }
 

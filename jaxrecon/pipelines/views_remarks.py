@@ -56,6 +56,9 @@ def missing(views: Views) -> list[str]:
         lines.append("a fit needs landmarks.json: 68 points per view, in iBUG order")
     if views.mask is None:
         lines.append("a fit needs masks: NAME_mask.png (white = subject), or transparent pictures")
+    elif views.has_mask is not None:
+        without = [n for n, has in zip(views.names, views.has_mask, strict=True) if not has]
+        lines.append(f"a fit needs masks of every view, and {', '.join(without)} have none")
     return lines
 
 

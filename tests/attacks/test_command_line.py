@@ -60,7 +60,7 @@ def test_faces(which, tmp_path, capsys):
     "which",
     ["hooks that run", "a deflated storage", "a storage beyond the folder", "a zip cut in half"],
 )
-@pytest.mark.parametrize("network", ["idr", "deep3d", "spin", "graphcmr"])
+@pytest.mark.parametrize("network", ["idr", "deep3d", "spin", "graphcmr", "bisenet"])
 def test_checkpoints(which, network, canary, tmp_path, capsys):
     source = tmp_path / "weights.pth"
     source.write_bytes(CHECKPOINTS[which](canary))

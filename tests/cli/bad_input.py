@@ -48,11 +48,11 @@ def refused(capsys, argv, *words) -> str:
 
 
 def refuses_folder(capsys, subject: pathlib.Path, spoil, *words) -> None:
-    """`jaxrecon fit` refuses a spoiled folder and leaves older results alone."""
+    """`jaxrecon fit` without a detector refuses a spoiled folder and leaves older results alone."""
     out = subject.parent / "out"
     spoil(subject)
     before = contents(out)
-    text = refused(capsys, ["fit", subject, "--out", out], *words)
+    text = refused(capsys, ["fit", subject, "--out", out, "--detector", "none"], *words)
     assert "anna" in text  # which subject
     assert contents(out) == before and len(before) == len(OLD)
 

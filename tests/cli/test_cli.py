@@ -18,7 +18,7 @@ from jaxrecon.cli import fit, main
 from jaxrecon.errors import InputError
 
 ROOT = pathlib.Path(jaxrecon.__file__).parents[1]
-COMMANDS = ("fit", "evaluate", "import-cameras", "doctor", "cite")
+COMMANDS = ("fit", "detect", "evaluate", "import-cameras", "doctor", "cite")
 K = [[40.0, 0.0, 16.0], [0.0, 40.0, 16.0], [0.0, 0.0, 1.0]]
 
 
@@ -61,6 +61,7 @@ class _Options:
     resolution: int | None
     weights: pathlib.Path | None = None
     colours: str = "photographs"
+    detector: str = "own"
 
 
 @pytest.fixture
@@ -188,8 +189,9 @@ def test_fit_passes_everything_on(capsys, calls, views, tmp_path):
     out = tmp_path / "results"
     argv = ["fit", str(views), "--out", str(out), "--views", "0,1", "--seed", "3", "--resume"]
     argv += ["--weights", "mine", "--colours", "network", "--cameras", "refine", "--batch", "2"]
+    argv += ["--detector", "none"]
     assert main.main([*argv, "--preset", "quality", "--resolution", "64"]) == 0
-    options = _Options("quality", "refine", 3, (0, 1), 64, pathlib.Path("mine"), "network")
+    options = _Options("quality", "refine", 3, (0, 1), 64, pathlib.Path("mine"), "network", "none")
     assert calls == [([views], out, options, {"batch": 2, "resume": True})]
     assert capsys.readouterr().out == f"report: {out / 'subject' / 'report.html'}\n"
 
@@ -260,7 +262,7 @@ def test_fit_refuses(capsys, calls, views, tmp_path):
 
 
 def test_a_photograph_alone_lacks_landmarks(capsys, views, tmp_path):
-    argv = ["fit", views / "view_000.png", "--out", tmp_path / "out"]
+    argv = ["fit", views / "view_000.png", "--out", tmp_path / "out", "--detector", "none"]
     _bad(capsys, argv, "landmarks.json")
 
 

@@ -10,11 +10,12 @@ from PIL import Image
 
 import jaxrecon
 from jaxrecon.cli import doctor, main
-from jaxrecon.pipelines import views_drawing
+from jaxrecon.pipelines import detections, views_drawing
 from jaxrecon.pipelines.views import load_views
 from jaxrecon.pipelines.views_frusta import camera_centres, looked_at
 from jaxrecon.pipelines.views_overlay import reproject
 from jaxrecon.pipelines.views_remarks import eye_distance, missing, remarks
+from tests.pipelines.fake_detector import Truth, bare, nothing
 
 DEMO = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
 # left and right of the iBUG order: jaw, brows, nostrils, eyes, lips
@@ -23,6 +24,12 @@ MIRROR = [
     45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
     *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def blind(monkeypatch):
+    """A detector that finds nothing, and no network."""
+    monkeypatch.setattr(detections, "own_face_detector", lambda: nothing)
 
 
 @pytest.fixture
@@ -158,6 +165,36 @@ def test_doctor_of_one_photo(capsys, views):
     assert text.count("a fit needs") == 2  # masks and landmarks
     with Image.open(text.strip().splitlines()[-1].removeprefix("picture: ")) as picture:
         assert picture.size == (1024, 683 + 28)
+
+
+def test_doctor_draws_what_is_not_given(capsys, views, tmp_path, monkeypatch):
+    """Found, drawn and said: a folder of photographs alone looks like the one with everything."""
+    detector = Truth(load_views(DEMO), hair=20)
+    monkeypatch.setattr(detections, "own_face_detector", lambda: detector)
+    plain = bare(DEMO, tmp_path / "plain", cameras=True)
+    out = tmp_path / "out"
+    assert main.main(["doctor", str(plain), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "not given, so a detector looks for it: view_000.png (landmarks, mask)" in text
+    assert "look at this: landmarks were not given; found by a fake: view_000.png (mean" in text
+    assert "look at this: masks were not given; found by a fake" in text
+    assert "a fit needs" not in text and "eyes: about 93" in text
+    names = {p.name for p in out.iterdir()}
+    kinds = ("doctor_view", "doctor_found")
+    assert {f"{k}_{i:03d}.png" for k in kinds for i in range(3)} <= names
+    assert main.main(["doctor", str(views), "--out", str(tmp_path / "given")]) == 0
+    a, b = (np.asarray(Image.open(d / "doctor_view_001.png")) for d in (out, tmp_path / "given"))
+    green = [(p[:1024] == (0, 200, 0)).all(-1) for p in (a, b)]
+    assert green[0].sum() > 500 and (green[0] == green[1]).mean() > 0.999
+    assert (a[1024:] != b[1024:]).any()  # the legend says so
+
+
+def test_doctor_says_that_nothing_was_found(capsys, views, tmp_path):
+    Image.open(views / "view_001.png").convert("RGB").save(views / "view_001.png")
+    assert main.main(["doctor", str(views), "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "a detector looks for it: view_001.png (mask)" in text
+    assert "view_001.png: no face was found in it" in text and "2 views" in text
 
 
 def test_labels_keep_clear_of_each_other():

@@ -26,6 +26,7 @@ PAGES = ROOT / "docs" / "how-to"
 PARITY = ROOT / "tests" / "parity" / "idr_implicit_small.npz"
 RUN = (
     "your-photos",
+    "detections",
     "your-loss",
     "your-network",
     "sweeps",
@@ -79,9 +80,26 @@ def test_your_photos(run, capsys):
     np.testing.assert_allclose(views.landmarks2d, demo.landmarks2d, atol=1e-4)
     assert views.valid[0].all() and not views.valid[1, 200, 30] and views.valid[1, 100, 100]
     assert list(views.expression) == [0, 0, 1] and "estimate_focal" in out
+    detected = names["detected"]
+    np.testing.assert_array_equal(detected.landmarks2d, demo.landmarks2d)
+    np.testing.assert_array_equal(detected.mask, demo.mask)
+    assert set(np.unique(detected.landmark_weights)) == {np.float32(0.9)}
+    assert "found by my tool: view_0.png (mean confidence 0.90)" in out
     assert main.main(["doctor", "me", "--out", "pictures"]) == 0
     assert len(list(pathlib.Path("pictures").glob("doctor_view_*.png"))) == 3
     assert json.loads(pathlib.Path("me/landmarks.json").read_text())["valid"] == [True] * 68
+
+
+def test_detections(run):
+    names, out = run("detections")
+    for face in names["same"]:
+        np.testing.assert_allclose(face.landmarks, names["points"], atol=1e-3)
+    np.testing.assert_allclose(names["again"].face.landmarks, names["points"], atol=1e-3)
+    assert "['background', 'skin', 'hair']" in out and "'eye_g': 'clothes'" in out
+    assert set(names["whole"].sources) == {"landmarks", "parsing", "mask"}
+    assert names["whole"].mask is names["found"].mask
+    shares = re.findall(r"^surely [a-z ]+: ([\d.]+)$", out, flags=re.MULTILINE)
+    assert len(shares) == 2 and min(map(float, shares)) > 0.98
 
 
 def test_the_mirror_of_landmarks_is_one(run):

@@ -113,6 +113,19 @@ def test_weights_stay_near_the_mean_where_landmarks_are_noisy():
     assert np.linalg.norm(shy["w_id"]) < 0.7 * np.linalg.norm(exact["w_id"])
 
 
+def test_a_weight_divides_the_noise(rng):
+    """Weights of a half and half the noise: the same fit, and the same error in pixels."""
+    views, _ = linear_space.view_data(SPACE, THREE, *weights_of(5))
+    noisy = views.landmarks + np.float32(rng.normal(size=views.landmarks.shape))
+    views = dataclasses.replace(views, landmarks=noisy)
+    whole = solve(views, Hyper(landmark_noise=np.float32(1.0)), CONFIG)
+    half = dataclasses.replace(views, landmark_weights=0.5 * views.landmark_weights)
+    halved = solve(half, Hyper(landmark_noise=np.float32(0.5)), CONFIG)
+    np.testing.assert_allclose(halved[1]["w_id"], whole[1]["w_id"], atol=2e-3)
+    np.testing.assert_allclose(halved[2], whole[2], rtol=1e-3)
+    assert whole[2] > 0.5
+
+
 def test_subjects_vmap_and_expressions_have_their_own_codes():
     config = FitConfig(landmark_steps=25, expressions=2)
     subjects = [linear_space.view_data(SPACE, THREE, *weights_of(6 + i, 2)) for i in range(2)]

@@ -38,7 +38,7 @@ def small():
 
 
 def options(weights, **changes) -> Options:
-    return Options(weights=weights, **{"report": False} | changes)
+    return Options(weights=weights, **{"report": False, "detector": "none"} | changes)
 
 
 @pytest.fixture(scope="module")
