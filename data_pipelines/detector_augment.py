@@ -108,7 +108,7 @@ def photograph(
     example: dict,
     key: Array,
     mirror: tuple[int, ...],
-    photos: Float[Array, "m p p 3"] | None = None,
+    photos: Float[Array | np.ndarray, "m p p 3"] | None = None,
 ) -> dict:
     """One training picture of a rendered person.
 
@@ -186,7 +186,7 @@ def photograph(
 
     behind = clutter(ks[4], size)
     if photos is not None:
-        behind = _own_background(ks[5], behind, photos, size)
+        behind = _own_background(ks[5], behind, jnp.asarray(photos), size)
     image = picture[..., :3] + (1 - picture[..., 3:]) * behind
 
     thing, cover = occluder(ks[6], size, place, example["extent"] / scale)

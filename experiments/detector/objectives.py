@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.detector_augment import body_example, face_example, photograph
@@ -156,7 +157,9 @@ def total_loss(
     return jnp.asarray(total), metrics
 
 
-def take_pictures(config: TrainConfig, batch: dict, photos: Array | None = None) -> dict:
+def take_pictures(
+    config: TrainConfig, batch: dict, photos: Array | np.ndarray | None = None
+) -> dict:
     """Stored examples (leaves of `data.load_split` with keys, a batch axis first) as training
     pictures, before `photos` (m, s, s, 3) or None.
     """
@@ -173,7 +176,13 @@ def take_pictures(config: TrainConfig, batch: dict, photos: Array | None = None)
     return jax.lax.map(one, batch)
 
 
-def loss(config: TrainConfig, photos: Array | None, params: dict, batch_stats: dict, batch: dict):
+def loss(
+    config: TrainConfig,
+    photos: Array | np.ndarray | None,
+    params: dict,
+    batch_stats: dict,
+    batch: dict,
+):
     """(loss, (metrics, new batch_stats)) of stored examples with their keys."""
     pictures = jax.lax.stop_gradient(take_pictures(config, batch, photos))
     variables = {"params": params, "batch_stats": batch_stats}
@@ -183,6 +192,6 @@ def loss(config: TrainConfig, photos: Array | None, params: dict, batch_stats: d
     return value, (metrics, stats)
 
 
-def make_loss(config: TrainConfig, photos: Array | None = None):
+def make_loss(config: TrainConfig, photos: Array | np.ndarray | None = None):
     """`loss` of a run, as `training.step` takes it."""
     return functools.partial(loss, config, photos)

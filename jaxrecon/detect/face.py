@@ -30,6 +30,8 @@ BOX = 2.2
 """Side of the reported box over the distance of the eyes' outer corners."""
 DOUBTFUL = 0.2
 """A face below `ENOUGH` but above this is reported where there is no other."""
+SOURCE = "our own face network"
+"""What `Detections.sources` says."""
 SPREAD = 0.04
 """Standard deviation, of the distance of the eyes' outer corners, that halves the confidence."""
 MOST = 8
@@ -82,7 +84,9 @@ def detect_faces(
     if not faces:
         return Detections(size)
     parsing = parse(network, photo, *chosen[0])
-    sources = dict.fromkeys(("landmarks", "parsing", "mask"), "our own face network")
+    sources: dict[str, str] = dict.fromkeys(
+        ("landmarks", "parsing", "mask"), "our own face network"
+    )
     return Detections(
         size,
         faces=faces,

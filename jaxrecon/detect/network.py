@@ -122,18 +122,18 @@ def depth_to_space(x: Float[Array, "b h w k"]) -> Float[Array, "b H W c"]:
     return jnp.moveaxis(x, 3, 2).reshape(b, 2 * h, 2 * w, k // 4)
 
 
-def expectation(
-    maps: Float[Array, "b h w n"], values: Float[Array, "b h w n"] | None = None
-) -> tuple[Float[Array, "b n 2"], Float[Array, "b n"] | None]:
-    """Mean place (x, y), in cells with centres at + 0.5, under the softmax of each map, and the
-    mean of `values` under it.
-    """
+def softmax_maps(maps: Float[Array, "b h w n"]) -> Float[Array, "b h w n"]:
+    """Each map as probabilities of its cells."""
     b, h, w, n = maps.shape
-    weights = jax.nn.softmax(maps.reshape(b, h * w, n), axis=1).reshape(b, h, w, n)
-    x = jnp.sum(weights.sum(1) * (jnp.arange(w) + 0.5)[None, :, None], axis=1)
-    y = jnp.sum(weights.sum(2) * (jnp.arange(h) + 0.5)[None, :, None], axis=1)
-    means = None if values is None else jnp.sum(weights * values, axis=(1, 2))
-    return jnp.stack([x, y], axis=-1), means
+    return jax.nn.softmax(maps.reshape(b, h * w, n), axis=1).reshape(b, h, w, n)
+
+
+def mean_places(probabilities: Float[Array, "b h w n"]) -> Float[Array, "b n 2"]:
+    """Mean place (x, y) under each map, in cells with centres at + 0.5."""
+    h, w = probabilities.shape[1:3]
+    x = jnp.sum(probabilities.sum(1) * (jnp.arange(w) + 0.5)[None, :, None], axis=1)
+    y = jnp.sum(probabilities.sum(2) * (jnp.arange(h) + 0.5)[None, :, None], axis=1)
+    return jnp.stack([x, y], axis=-1)
 
 
 class DetectorNetwork(nn.Module):
@@ -179,8 +179,10 @@ class DetectorNetwork(nn.Module):
         features = conv("points_conv", config.up_widths[1] + 16, at4)
         maps = dense("maps", config.points, features)
         readings = dense("readings", 2 * config.points, features)
-        cells, log_spread = expectation(maps, readings[..., : config.points])
-        _, visible = expectation(maps, readings[..., config.points :])
+        where = softmax_maps(maps)
+        cells = mean_places(where)
+        log_spread = jnp.sum(where * readings[..., : config.points], axis=(1, 2))
+        visible = jnp.sum(where * readings[..., config.points :], axis=(1, 2))
         labels = depth_to_space(dense("labels", 4 * config.labels, at2))
         # At the start points are far off, and subjects rare.
         log_spread = log_spread + FIRST_LOG_SPREAD

@@ -14,6 +14,8 @@ SIDES = (128, 192, 256, 512)
 """Of the levels that people are sought on, pixels."""
 FIRST, SECOND = 0.9, 1.1
 """Size of the person in the two crops, over the reference."""
+SOURCE = "our own person network"
+"""What `Detections.sources` says."""
 SPREAD = 0.05
 """Standard deviation, of the longer side of the person's bounds, that halves the confidence."""
 MIRROR = np.array(
@@ -74,7 +76,7 @@ def detect_person(
     weight = feather(crop.size, 0.01)[..., None]
     values, part = paste(output.labels[..., 1:] * weight, crop, (height, width))
     mask[part] = np.clip(values[..., 0], 0.0, 1.0)
-    sources = dict.fromkeys(("keypoints", "mask"), "our own person network")
+    sources = {part: SOURCE for part in ("keypoints", "mask")}
     return Detections((height, width), people=(person,), mask=mask, sources=sources)
 
 
