@@ -16,6 +16,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,7 @@ def held_out(config: TrainConfig, data: dict):
     @jax.jit
     def measure(params, stats, batch):
         variables = {"params": params, "batch_stats": stats}
-        output = DetectorNetwork(config.network).apply(variables, batch["image"])
+        output: Any = DetectorNetwork(config.network).apply(variables, batch["image"])
         value, metrics = total_loss(config.network, config.weights, output, batch)
         return metrics | {"loss": value}
 
