@@ -16,19 +16,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.detector_pixels import clutter, degrade, occluder
 
-FACE_MIRROR = (
-    *range(16, -1, -1),
-    *range(26, 16, -1),
-    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
-    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
-)
-"""Which of the 68 landmarks a mirrored picture shows at the place of each."""
-BODY_MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17) + (
-    *(22, 23, 24, 19, 20, 21),
-)
-"""The same for BODY_25."""
-
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
@@ -118,7 +105,7 @@ def photograph(
             label is whether alpha is above one half); points (n, 2) pixels; visible (n,); centre
             (2,) pixels and extent () pixels: what finds the subject.
         key: typed key.
-        mirror: `FACE_MIRROR` or `BODY_MIRROR`.
+        mirror: `types.LANDMARKS_MIRRORED` or `BODY_25_MIRRORED`.
         photos: backgrounds of the user's own, in [0, 1], or None.
 
     Returns:
@@ -127,7 +114,7 @@ def photograph(
     """
     size = config.size
     side = example["image"].shape[0]
-    ks = jax.random.split(key, 10)
+    ks = jax.random.split(key, 9)
     u = jax.random.uniform(ks[0], (8,))
     far = u[0] < config.share_far
     present = u[1] >= config.share_empty

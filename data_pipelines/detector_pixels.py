@@ -153,7 +153,7 @@ def occluder(
         key: typed key.
         size: of the picture, pixels.
         place: the subject's centre, pixels.
-        extent: the subject's size, pixels; the thing is a quarter to once as large.
+        extent: the subject's size, pixels; the thing is 0.15 to 2 times as large.
     """
     k_place, k_extent, k_shape, k_paint = jax.random.split(key, 4)
     reach = extent / size

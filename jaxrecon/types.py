@@ -123,3 +123,18 @@ BODY_25 = (
     *("right_big_toe", "right_small_toe", "right_heel"),
 )
 """OpenPose's BODY_25 keypoints, in its order; sides are the subject's."""
+
+LANDMARKS_MIRRORED = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+)
+"""Which of the 68 landmarks a mirrored picture shows at the place of each."""
+
+BODY_25_MIRRORED = (
+    *(0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11),
+    *(16, 15, 18, 17, 22, 23, 24, 19, 20, 21),
+)
+"""The same of BODY_25."""

@@ -188,13 +188,14 @@ class Studio:
         image, place, depth, front = picture(
             self.person.surface, **parts, size=size, supersampling=self.config.supersampling
         )
-        place = np.asarray(place)
+        place, depth, front = np.asarray(place), np.asarray(depth), np.asarray(front)
         inside = ((place >= 0) & (place < size)).all(1)
         tolerance = np.array([TOLERANCE[n] for n in BODY_25], np.float32)
         return {
             "image": np.asarray(image),
             "keypoints": place,
-            "visible": inside & (np.asarray(depth) - np.asarray(front) < tolerance),
+            # Where nothing is drawn, `front` is infinite.
+            "visible": inside & np.isfinite(front) & (depth - front < tolerance),
             "seed": np.array(seed, np.int64),
         }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.detector_augment import BODY_MIRROR, FACE_MIRROR, AugmentConfig
+from data_pipelines.detector_augment import AugmentConfig
 from jaxrecon.detect.network import DetectorConfig
+from jaxrecon.types import BODY_25_MIRRORED, LANDMARKS_MIRRORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TrainConfig:
     @property
     def mirror(self) -> tuple[int, ...]:
         """Which point a mirrored picture shows at the place of each."""
-        return FACE_MIRROR if self.subject == "face" else BODY_MIRROR
+        return LANDMARKS_MIRRORED if self.subject == "face" else BODY_25_MIRRORED
 
 
 _WIDTHS = {"widths": (16, 24, 48, 96, 128), "up_widths": (16, 32, 48, 64)}

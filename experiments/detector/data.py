@@ -12,8 +12,8 @@ from jaxtyping import Float
 from jaxrecon.errors import InputError
 
 NEEDED = {
-    "face": ("image", "labels", "landmarks", "visible"),
-    "person": ("image", "keypoints", "visible"),
+    "face": ("image", "labels", "landmarks", "visible", "seed"),
+    "person": ("image", "keypoints", "visible", "seed"),
 }
 """Arrays of a shard that training reads."""
 BACKGROUND_SIDE = 256
@@ -24,7 +24,7 @@ MOST_BACKGROUNDS = 1000
 
 def load_split(folder: pathlib.Path, subject: str, limit: int | None = None) -> dict:
     """All examples of a split: image (n, s, s, 4) uint8, labels (n, s, s) uint8 (faces), points
-    (n, k, 2) float32 pixels, visible (n, k).
+    (n, k, 2) float32 pixels, visible (n, k), seed (n,).
 
     Args:
         folder: of shards of `data_pipelines.detector_faces` or `detector_bodies`.
@@ -51,7 +51,10 @@ def load_split(folder: pathlib.Path, subject: str, limit: int | None = None) -> 
         count += len(part["image"])
         if limit is not None and count >= limit:
             break
-    data = {name: np.concatenate([p[name] for p in parts])[:limit] for name in NEEDED[subject]}
+    data = {}
+    for name in NEEDED[subject]:
+        # One array after another, so that little is held twice.
+        data[name] = np.concatenate([part.pop(name) for part in parts])[:limit]
     data["points"] = data.pop("landmarks" if subject == "face" else "keypoints")
     return data
 
@@ -74,9 +77,9 @@ def load_backgrounds(folder: pathlib.Path) -> Float[np.ndarray, "m s s 3"]:
         colour, _ = read_image(file)
         side = min(colour.shape[:2])
         top, left = ((n - side) // 2 for n in colour.shape[:2])
-        square = Image.fromarray(np.uint8(255 * colour[top : top + side, left : left + side]))
-        square = square.resize((BACKGROUND_SIDE, BACKGROUND_SIDE), Image.Resampling.BOX)
-        squares.append(np.asarray(square, np.float32) / 255)
+        square = np.round(255 * colour[top : top + side, left : left + side]).astype(np.uint8)
+        small = Image.fromarray(square).resize((BACKGROUND_SIDE,) * 2, Image.Resampling.BOX)
+        squares.append(np.asarray(small, np.float32) / 255)
     return np.stack(squares)
 
 
@@ -94,5 +97,6 @@ def batches(data: dict, batch: int, seed: int, start: int) -> Iterator[dict]:
         order = np.random.default_rng([seed, epoch]).permutation(count)
         chosen = order[place * batch : (place + 1) * batch]
         keys = jax.random.split(jax.random.fold_in(key, step), batch)
-        yield {name: value[chosen] for name, value in data.items()} | {"key": keys}
+        arrays = {name: value[chosen] for name, value in data.items() if name != "seed"}
+        yield arrays | {"key": keys}
         step += 1

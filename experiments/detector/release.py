@@ -53,12 +53,18 @@ def release(arguments: Arguments) -> dict:
             **dataclasses.asdict(config),
             "steps_done": int(state.step),
             "data": arguments.data,
+            **_described(arguments.run / "data.json"),
         },
         "notice": arguments.notice,
         "licence": "Apache-2.0",
     }
     save_weights(arguments.out, half, header)
     return header
+
+
+def _described(path: pathlib.Path) -> dict:
+    """What `train.describe` wrote."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main(arguments: Arguments) -> int:

@@ -27,7 +27,7 @@ from experiments.detector.config import PRESETS, TrainConfig
 from experiments.detector.data import batches, load_backgrounds, load_split
 from experiments.detector.objectives import make_loss, take_pictures, total_loss
 from jaxrecon.detect.network import DetectorNetwork
-from jaxrecon.errors import InputError
+from jaxrecon.errors import InputError, excerpt
 from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.training import loop
 from jaxrecon.training.checkpoints import Checkpoints
@@ -120,8 +120,12 @@ def resolve(arguments: Arguments) -> TrainConfig:
 def held_out(config: TrainConfig, data: dict):
     """TrainState -> metrics on fixed pictures of held-out people."""
     count = min(HELD_OUT, len(data["image"])) // config.batch * config.batch
+    if count == 0:
+        raise InputError(
+            f"{len(data['image'])} validation examples", f"at least a batch of {config.batch}"
+        )
     keys = jax.random.split(jax.random.key(config.seed + 1), count)
-    chosen = {name: value[:count] for name, value in data.items()} | {"key": keys}
+    chosen = {n: value[:count] for n, value in data.items() if n != "seed"} | {"key": keys}
     pictures = jax.tree.map(
         lambda *parts: np.concatenate(parts),
         *(
@@ -168,7 +172,7 @@ def train(
     examples = load_split(data / "train", config.subject)
     unseen = load_split(data / "validation", config.subject, HELD_OUT)
     behind = None if photos is None else load_backgrounds(photos)
-    record(config, out)
+    record(config, out, describe(examples, behind, start))
     state = initial_state(config, start)
     step = jax.jit(
         functools.partial(train_step, make_loss(config, behind), optimiser(config)),
@@ -192,17 +196,36 @@ def train(
     return state, finished
 
 
-def record(config: TrainConfig, out: pathlib.Path) -> None:
-    """Write OUT/config.json, or see that it agrees with the one there."""
-    path, text = out / "config.json", json.dumps(dataclasses.asdict(config), indent=1)
-    if path.exists() and path.read_text() != text:
-        raise InputError(
-            f"{path}: differs from this configuration",
-            "the configuration the run was started with",
-            "use another --out, or the same options",
-        )
+def describe(examples: dict, behind: np.ndarray | None, start: pathlib.Path | None) -> dict:
+    """What a run was trained on, as OUT/data.json holds it."""
+    seeds = examples["seed"]
+    return {
+        "examples": len(seeds),
+        "seeds": [int(seeds.min()), int(seeds.max())],
+        "photographs": 0 if behind is None else len(behind),
+        "start": None if start is None else start.name,
+    }
+
+
+def record(config: TrainConfig, out: pathlib.Path, data: dict) -> None:
+    """Write OUT/config.json and OUT/data.json, or see that they agree with those there.
+
+    Raises:
+        InputError: the run was started with another configuration, or with other data: batches
+            would not be those of an uninterrupted run.
+    """
+    files = {"config.json": dataclasses.asdict(config), "data.json": data}
+    for name, content in files.items():
+        path, text = out / name, json.dumps(content, indent=1)
+        if path.exists() and path.read_text() != text:
+            raise InputError(
+                f"{path}: differs from this {path.stem}: {excerpt(content)}",
+                f"the {path.stem} that the run was started with",
+                "use another --out (with --start to go on from released weights), or the same",
+            )
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
+    for name, content in files.items():
+        write_whole(out / name, json.dumps(content, indent=1).encode())
 
 
 def main(arguments: Arguments) -> int:

@@ -42,11 +42,6 @@ class Crop:
         A = self.matrix()
         return points @ A[:, :2].T + A[:, 2]
 
-    def box(self) -> Float[np.ndarray, "4"]:
-        """[left, top, right, bottom] of the square without its turn, pixels of the photograph."""
-        half = self.side / 2
-        return np.concatenate([self.centre - half, self.centre + half])
-
 
 def _inverse(A: np.ndarray) -> np.ndarray:
     linear = np.linalg.inv(A[:, :2])
@@ -77,7 +72,7 @@ def cut(photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> Float[np.ndarray, "s s
         return np.full((crop.size, crop.size, 3), GREY / 255, np.float32)
     part = Image.fromarray(np.ascontiguousarray(photo[low[1] : high[1], low[0] : high[0]]))
     A = np.concatenate([A[:, :2], (A[:, 2] - low)[:, None]], axis=1)
-    factor = max(1, int(crop.side / crop.size / 1.15))
+    factor = max(1, round(crop.side / crop.size / 1.15))
     if factor > 1:
         part = part.reduce(factor)
         A = A / factor

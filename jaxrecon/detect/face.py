@@ -1,8 +1,8 @@
-"""Faces by our own network: found on a pyramid, then looked at twice, upright and closer.
+"""Faces by our own network: found on a pyramid, then looked at upright and closer.
 
-The first look, at the size that the network knows best, tells how the head is turned in the
-plane; the second has the face upright and larger, and gives the landmarks. Parsing takes the hair,
-neck and clothes from a wider crop and what is inside the face from the closer one.
+The first look, at the size that the network knows best, tells how the head is turned in the plane;
+two more have the face upright and larger, and the last gives the landmarks. Parsing takes the hair,
+neck and clothes from a wider crop and what is inside the face from the closest one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,21 @@ import math
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxrecon.detect.crops import Crop, feather, paste
+from jaxrecon.detect.crops import Crop, cut, feather, paste
 from jaxrecon.detect.detections import Detections, Face
-from jaxrecon.detect.finding import ENOUGH, Candidate, Network, distinct, find, look, read_grid
+from jaxrecon.detect.finding import (
+    ENOUGH,
+    Candidate,
+    Network,
+    distinct,
+    find,
+    in_box,
+    look,
+    read_grid,
+    run_grid,
+)
 from jaxrecon.detect.network import Output
+from jaxrecon.types import LANDMARKS_MIRRORED
 
 SIDES = (64, 128, 256, 512, 1024)
 """Of the levels that faces are sought on, pixels."""
@@ -36,16 +47,7 @@ SPREAD = 0.04
 """Standard deviation, of the distance of the eyes' outer corners, that halves the confidence."""
 MOST = 8
 """Faces that are looked at."""
-MIRROR = np.array(
-    [
-        *range(16, -1, -1),
-        *range(26, 16, -1),
-        *(27, 28, 29, 30, 35, 34, 33, 32, 31),
-        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
-    ]
-)
-"""Which of the 68 landmarks a mirrored picture shows at the place of each."""
+MIRROR = np.array(LANDMARKS_MIRRORED)
 
 
 def detect_faces(
@@ -62,14 +64,17 @@ def detect_faces(
             them.
 
     Returns:
-        faces with landmarks, sigma, visible and confidence; parsing and mask (what is not
-        background) of the best. No faces where none is found.
+        faces with landmarks, sigma, visible and confidence (of the place, apart from whether it
+        is seen); parsing and mask (what is not background) of the best: head and shoulders, some
+        six eye distances wide; what lies beyond counts as background. No faces where none is found.
+
+    Raises:
+        InputError: a box that is none, or outside of the photograph.
     """
     if box is None:
         candidates = find(network, photo, SIDES)[:MOST]
     else:
-        centre = (box[:2] + box[2:]) / 2
-        candidates = [Candidate(centre, float(max(box[2:] - box[:2])) / BOX, 1.0)]
+        candidates = [in_box(box, photo.shape, BOX)]
     looked = [_look_closer(network, photo, c, given=box is not None) for c in candidates]
     # Looked at closely, two candidates may turn out to be one face.
     kept = distinct([c for c, _, _ in looked])
@@ -83,15 +88,13 @@ def detect_faces(
     size = (photo.shape[0], photo.shape[1])
     if not faces:
         return Detections(size)
-    parsing = parse(network, photo, *chosen[0])
-    sources: dict[str, str] = dict.fromkeys(
-        ("landmarks", "parsing", "mask"), "our own face network"
-    )
+    parsing, mask = parse(network, photo, *chosen[0])
+    sources = {part: SOURCE for part in ("landmarks", "parsing", "mask")}
     return Detections(
         size,
         faces=faces,
-        parsing=parsing.argmax(-1).astype(np.uint8),
-        mask=(1.0 - parsing[..., 0]).astype(np.float32),
+        parsing=parsing,
+        mask=mask,
         sources=sources,
     )
 
@@ -145,7 +148,8 @@ def _look_closer(
 
 def _score(network: Network, photo: np.ndarray, crop: Crop) -> float:
     """How surely a face of the reference size is in the middle of an upright crop."""
-    found = read_grid(network.config, look(network, photo, crop, MIRROR).found, crop)
+    grid = np.asarray(run_grid(network.config, network.variables, cut(photo, crop)[None]))[0]
+    found = read_grid(network.config, grid, crop)
     near = [c.score for c in found if np.linalg.norm(c.centre - crop.centre) < 0.15 * crop.side]
     return max(near, default=0.0)
 
@@ -153,38 +157,48 @@ def _score(network: Network, photo: np.ndarray, crop: Crop) -> float:
 def _face(candidate: Candidate, crop: Crop, output: Output) -> Face:
     scale = crop.side / crop.size
     sigma = np.exp(output.log_spread) * scale
-    visible = 1.0 / (1.0 + np.exp(-output.visible))
-    confidence = visible / (1.0 + (sigma / (SPREAD * candidate.extent)) ** 2)
+    confidence = 1.0 / (1.0 + (sigma / (SPREAD * candidate.extent)) ** 2)
     half = BOX * candidate.extent / 2
     return Face(
         box=np.concatenate([candidate.centre - half, candidate.centre + half]),
         score=float(candidate.score),
         landmarks=crop.to_photo(output.points.astype(np.float64)).astype(np.float32),
         sigma=sigma.astype(np.float32),
-        visible=visible.astype(np.float32),
+        visible=output.visible.astype(np.float32),
         confidence=confidence.astype(np.float32),
     )
 
 
 def parse(
     network: Network, photo: np.ndarray, candidate: Candidate, crop: Crop, output: Output
-) -> Float[np.ndarray, "h w c"]:
-    """Probabilities of the labels at every pixel of the photograph; background where no crop
-    reaches.
+) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """(most probable label, probability of not being background) at every pixel of the photograph;
+    background where no crop reaches.
 
     Args:
         network: of faces.
         photo: RGB.
-        candidate, crop, output: of the closer look.
+        candidate, crop, output: of the closest look.
     """
     shape = (photo.shape[0], photo.shape[1])
-    whole = np.zeros((*shape, network.config.labels), np.float32)
-    whole[..., 0] = 1.0
     wide = crop_of(network, candidate, WIDE, crop.angle)
     looks = [(wide, look(network, photo, wide, MIRROR), 0.02), (crop, output, 0.15)]
+    layers = []
     for where, answer, margin in looks:
         weight = feather(where.size, margin)[..., None]
-        values, part = paste(np.concatenate([answer.labels * weight, weight], -1), where, shape)
-        alpha = values[..., -1:]
-        whole[part] = values[..., :-1] + (1.0 - alpha) * whole[part]
-    return whole
+        layers.append((answer.labels * weight, where, paste(weight, where, shape)))
+    labels, best = np.zeros(shape, np.uint8), np.ones(shape, np.float32)
+    mask = np.zeros(shape, np.float32)
+    # One label after another: all at once would take gigabytes of a large photograph.
+    for label in range(network.config.labels):
+        plane = np.full(shape, float(label == 0), np.float32)
+        for values, where, (alpha, part) in layers:
+            own, _ = paste(values[..., label : label + 1], where, shape)
+            plane[part] = own[..., 0] + (1.0 - alpha[..., 0]) * plane[part]
+        if label == 0:
+            best, mask = plane, np.clip(1.0 - plane, 0.0, 1.0)
+            continue
+        higher = plane > best
+        labels[higher] = label
+        best = np.where(higher, plane, best)
+    return labels, mask

@@ -23,6 +23,7 @@ from jaxrecon.detect.network import (
     DetectorNetwork,
     Output,
 )
+from jaxrecon.errors import InputError
 
 ENOUGH = 0.5
 """Score of a subject that is taken for one; finer levels are then not looked at."""
@@ -55,9 +56,11 @@ class Candidate:
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(config: DetectorConfig, variables: dict, images: Float[Array, "b h w 3"]) -> Output:
-    """The network's answers, with probabilities in place of the labels' logits."""
+    """The network's answers, with probabilities in place of the logits of labels and visibility."""
     output: Any = DetectorNetwork(config).apply(variables, images)
-    return output._replace(labels=jax.nn.softmax(output.labels))
+    return output._replace(
+        labels=jax.nn.softmax(output.labels), visible=jax.nn.sigmoid(output.visible)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -67,6 +70,28 @@ def run_grid(
     """`Output.found` alone: half of the network is not computed."""
     output: Any = DetectorNetwork(config).apply(variables, images)
     return output.found
+
+
+def in_box(box: Float[np.ndarray, "4"], shape: tuple[int, ...], ratio: float = 1.0) -> Candidate:
+    """The subject that a box tells, as surely as can be.
+
+    Args:
+        box: [left, top, right, bottom], pixels.
+        shape: of the photograph.
+        ratio: longer side of the box over the subject's size.
+
+    Raises:
+        InputError: a box that is none, or that lies outside of the photograph.
+    """
+    box = np.asarray(box, np.float64)
+    low, high = box[:2], box[2:]
+    empty = not np.isfinite(box).all() or (high <= low).any()
+    if empty or (high <= 0).any() or (low >= [shape[1], shape[0]]).any():
+        raise InputError(
+            f"the box {box.tolist()} in a photograph of {shape[1]} x {shape[0]} pixels",
+            "[left, top, right, bottom] in pixels, within it",
+        )
+    return Candidate((low + high) / 2, float((high - low).max()) / ratio, 1.0)
 
 
 def find(

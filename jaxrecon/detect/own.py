@@ -18,7 +18,10 @@ from jaxrecon.detect.network import DetectorConfig, DetectorNetwork
 from jaxrecon.detect.person import detect_person
 from jaxrecon.errors import InputError
 from jaxrecon.interop.weights import config_from_dict, load_weights
+from jaxrecon.types import BODY_25, FACE_LABELS
 
+EXPECTED = {"face": (68, len(FACE_LABELS)), "person": (len(BODY_25), 2)}
+"""Points and labels of the networks."""
 ASSETS = pathlib.Path(jaxrecon.__file__).parent / "assets"
 
 
@@ -41,6 +44,12 @@ def load_network(subject: str, path: pathlib.Path | None = None) -> Network:
             "leave the option out for those that the package ships",
         )
     config = config_from_dict(DetectorConfig, header.get("network"), f"{path}.json: network")
+    if (config.points, config.labels) != EXPECTED[subject]:
+        raise InputError(
+            f"{path}.json: {config.points} points and {config.labels} labels",
+            f"{EXPECTED[subject][0]} and {EXPECTED[subject][1]}",
+            "get the files again",
+        )
     shapes = jax.eval_shape(
         lambda: DetectorNetwork(config).init(
             jax.random.key(0), jnp.zeros((1, config.size, config.size, 3))

@@ -7,8 +7,9 @@ from jaxtyping import Float, UInt8
 
 from jaxrecon.detect.crops import Crop, feather, paste
 from jaxrecon.detect.detections import Detections, Person
-from jaxrecon.detect.finding import Candidate, Network, find, look
+from jaxrecon.detect.finding import ENOUGH, Candidate, Network, find, in_box, look
 from jaxrecon.detect.network import Output
+from jaxrecon.types import BODY_25_MIRRORED
 
 SIDES = (128, 192, 256, 512)
 """Of the levels that people are sought on, pixels."""
@@ -18,10 +19,7 @@ SOURCE = "our own person network"
 """What `Detections.sources` says."""
 SPREAD = 0.05
 """Standard deviation, of the longer side of the person's bounds, that halves the confidence."""
-MIRROR = np.array(
-    [0, 1, 5, 6, 7, 2, 3, 4, 8, 12, 13, 14, 9, 10, 11, 16, 15, 18, 17, 22, 23, 24, 19, 20, 21]
-)
-"""Which keypoint a mirrored picture shows at the place of each."""
+MIRROR = np.array(BODY_25_MIRRORED)
 
 
 def detect_person(
@@ -38,15 +36,19 @@ def detect_person(
             is found is looked at as a whole, with a score of 0.
 
     Returns:
-        one person, and the mask of that person alone.
+        one person, and the mask of what the crop around that person shows of people.
+
+    Raises:
+        InputError: a box that is none, or outside of the photograph.
     """
     height, width = photo.shape[:2]
     if box is not None:
-        start = Candidate((box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2])), 1.0)
+        start = in_box(box, photo.shape)
     else:
         found = find(network, photo, SIDES)
         whole = Candidate(np.array([width, height]) / 2, 0.9 * max(height, width), 0.0)
-        start = max(found, key=lambda c: c.score * c.extent, default=whole)
+        sure = [c for c in found if c.score >= ENOUGH]
+        start = max(sure or found, key=lambda c: c.score * c.extent, default=whole)
     size = network.config.size
 
     def crop_at(candidate: Candidate, ratio: float) -> Crop:
@@ -63,8 +65,7 @@ def detect_person(
 
     scale = crop.side / crop.size
     sigma = np.exp(output.log_spread) * scale
-    visible = 1.0 / (1.0 + np.exp(-output.visible))
-    confidence = visible / (1.0 + (sigma / (SPREAD * start.extent)) ** 2)
+    confidence = output.visible / (1.0 + (sigma / (SPREAD * start.extent)) ** 2)
     half = start.extent / 2
     person = Person(
         box=np.concatenate([start.centre - half, start.centre + half]),

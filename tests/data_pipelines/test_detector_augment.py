@@ -10,8 +10,6 @@ import pytest
 
 from data_pipelines import detector_augment, detector_pixels
 from data_pipelines.detector_augment import (
-    BODY_MIRROR,
-    FACE_MIRROR,
     AugmentConfig,
     body_example,
     face_example,
@@ -19,7 +17,7 @@ from data_pipelines.detector_augment import (
     photograph,
     sample_mips,
 )
-from jaxrecon.types import BODY_25
+from jaxrecon.types import BODY_25, BODY_25_MIRRORED, LANDMARKS_MIRRORED
 
 SIDE = 96
 PLAIN = AugmentConfig(
@@ -50,7 +48,7 @@ def picture(face, key, config=PLAIN):
 
 
 def _take(config, image, labels, points, visible, key):
-    return photograph(config, face_example(image, labels, points, visible), key, FACE_MIRROR)
+    return photograph(config, face_example(image, labels, points, visible), key, LANDMARKS_MIRRORED)
 
 
 _picture = jax.jit(_take, static_argnums=0)
@@ -62,9 +60,9 @@ def test_points_follow_their_labels(face, seed):
     y, x = np.mgrid[:64, :64] + 0.5
     labels = np.asarray(out["labels"])
     place = [[x[labels == k + 1].mean(), y[labels == k + 1].mean()] for k in range(9)]
-    # In a mirrored picture landmark j is where the mirror image of landmark FACE_MIRROR[j] is.
+    # In a mirrored picture landmark j is the mirror image of landmark LANDMARKS_MIRRORED[j].
     mirrored = not np.asarray(out["visible"])[:9].all()
-    rows = [FACE_MIRROR.index(k) if mirrored else k for k in range(9)]
+    rows = [LANDMARKS_MIRRORED.index(k) if mirrored else k for k in range(9)]
     np.testing.assert_allclose(np.asarray(out["points"])[rows], place, atol=0.35)
     assert np.asarray(out["visible"]).sum() == 9
 
@@ -75,7 +73,7 @@ def test_half_of_the_pictures_are_mirrored(face):
     assert 8 < mirrored < 32
 
 
-@pytest.mark.parametrize("mirror", [FACE_MIRROR, BODY_MIRROR])
+@pytest.mark.parametrize("mirror", [LANDMARKS_MIRRORED, BODY_25_MIRRORED])
 def test_mirroring_twice_is_nothing(mirror):
     np.testing.assert_array_equal(np.array(mirror)[list(mirror)], np.arange(len(mirror)))
 
@@ -84,7 +82,7 @@ def test_the_body_s_mirror_swaps_names():
     swapped = [
         n.replace("left", "?").replace("right", "left").replace("?", "right") for n in BODY_25
     ]
-    assert [BODY_25[i] for i in BODY_MIRROR] == swapped
+    assert [BODY_25[i] for i in BODY_25_MIRRORED] == swapped
 
 
 def test_empty_pictures_have_nobody(face):
@@ -181,5 +179,5 @@ def test_own_photographs_are_used_half_of_the_time(face):
         for k in jax.random.split(jax.random.key(0), 40)
     ]
     assert 8 < sum(float(b) > 0.4 for b in behind) < 32
-    out = photograph(PLAIN, example, jax.random.key(0), FACE_MIRROR, photos)
+    out = photograph(PLAIN, example, jax.random.key(0), LANDMARKS_MIRRORED, photos)
     assert out["image"].shape == (64, 64, 3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrecon.detect import face as faces
-from jaxrecon.detect import finding, own, person
-from jaxrecon.detect.crops import Crop
+from jaxrecon.detect import own, person
+from jaxrecon.detect.crops import Crop, feather, paste
 from jaxrecon.detect.finding import Candidate, Network
 from jaxrecon.detect.network import DetectorConfig, DetectorNetwork, Output
 from jaxrecon.errors import InputError
@@ -74,7 +74,7 @@ def oracle(truth, noise, log):
             at = (centre - (cell + 0.5) * 16) / 32
             found[cell[1], cell[0]] = [5, *at, np.log(extent / network.config.reference)]
         ones = np.ones(68, np.float32)
-        return Output(None, points.astype(np.float32), 0 * ones, 4 * ones, labels, found)
+        return Output(None, points.astype(np.float32), 0 * ones, 0.98 * ones, labels, found)
 
     return look
 
@@ -85,6 +85,7 @@ def test_the_second_look_is_upright_and_closer(monkeypatch, roll, extent):
     centre = np.array([150.0, 120.0])
     truth, log = {"points": marks(centre, extent, roll)}, []
     monkeypatch.setattr(faces, "look", oracle(truth, 1.0, log))
+    monkeypatch.setattr(faces, "_score", lambda network, photo, crop: 0.9)
     start = [Candidate(centre + 0.1 * extent, extent * 1.2, 0.9)]
     monkeypatch.setattr(faces, "find", lambda network, photo, sides: start)
     photo = np.zeros((240, 320, 3), np.uint8)
@@ -135,7 +136,7 @@ def test_the_person_s_mask_bounds_the_next_look(monkeypatch):
         labels = np.stack([~inside, inside], -1).astype(np.float32)
         ones = np.ones(25, np.float32)
         points = np.tile(into(crop, np.array([[100.0, 50.0]])), (25, 1)).astype(np.float32)
-        return Output(None, points, 0 * ones, 4 * ones, labels, None)
+        return Output(None, points, 0 * ones, 0.98 * ones, labels, None)
 
     monkeypatch.setattr(person, "look", look)
     monkeypatch.setattr(person, "find", lambda *a: [Candidate(np.array([90.0, 90.0]), 90.0, 0.8)])
@@ -149,19 +150,12 @@ def test_the_person_s_mask_bounds_the_next_look(monkeypatch):
     assert ((found.mask > 0.5) == truth).mean() > 0.99
 
 
-@pytest.mark.parametrize("table", [faces.MIRROR, person.MIRROR])
-def test_mirrors_are_those_of_training(table):
-    from data_pipelines.detector_augment import BODY_MIRROR, FACE_MIRROR
-
-    np.testing.assert_array_equal(table, FACE_MIRROR if len(table) == 68 else BODY_MIRROR)
-
-
 # ---------------------------------------------------------------- weights
 
 
 def written(tmp_path, **changes):
-    config = dataclasses.replace(CONFIG, up_widths=(4,) * 4)
-    variables = DetectorNetwork(config).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    config = dataclasses.replace(CONFIG, size=96, up_widths=(4,) * 4)
+    variables = DetectorNetwork(config).init(jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
     header = {"system": "detector_face", "network": dataclasses.asdict(config)} | changes
     save_weights(tmp_path / "w", dict(variables), header)
     return tmp_path / "w"
@@ -169,10 +163,52 @@ def written(tmp_path, **changes):
 
 def test_own_weights_are_used(tmp_path):
     network = own.load_network("face", written(tmp_path))
-    found = own.face_detector(tmp_path / "w")(np.zeros((64, 64, 3), np.uint8))
-    assert network.config.size == 64 and found.size == (64, 64)
-    grid = finding.run_grid(network.config, network.variables, jnp.zeros((1, 64, 64, 3)))
-    assert grid.shape == (1, 4, 4, 4)
+    photo = np.random.default_rng(0).integers(0, 255, (90, 64, 3)).astype(np.uint8)
+    # Untrained, but sure of itself: all of the search and the looks run.
+    eager = jax.tree.map(np.array, network.variables)
+    eager["params"]["found"]["bias"][:] = [30.0, 0.0, 0.0, 0.0]
+    eager["params"]["found"]["kernel"][:] = 0.0  # every cell sees one in its middle
+    found = faces.detect_faces(Network(network.config, eager), photo)
+    assert found.face is not None and found.parsing is not None and found.mask is not None
+    assert found.parsing.shape == found.mask.shape == (90, 64)
+    assert 0 <= found.mask.min() and found.mask.max() <= 1
+    assert np.isfinite(found.face.landmarks).all() and (found.face.sigma > 0).all()
+    np.testing.assert_array_equal(found.parsing > 0, found.parsing.astype(bool))
+    shy = own.face_detector(tmp_path / "w")(np.zeros((64, 64, 3), np.uint8))
+    assert shy.size == (64, 64) and network.config.size == 96
+
+
+def test_the_most_probable_label_of_each_pixel_is_taken(monkeypatch):
+    # One crop that covers the picture, and a closer one in its middle that knows better.
+    rng = np.random.default_rng(0)
+    wide, close = rng.dirichlet(np.ones(10), (2, 64, 64)).astype(np.float32)
+    ones = np.ones(68, np.float32)
+    answer = Output(None, None, ones, ones, wide, None)
+    monkeypatch.setattr(faces, "look", lambda *a: answer)
+    middle = Candidate(np.array([32.0, 32.0]), 15.0 * faces.WIDE, 1.0)
+    network = Network(CONFIG, {})
+    crop = faces.crop_of(network, middle, 1.5, 0.0)
+    labels, mask = faces.parse(
+        network, np.zeros((64, 64, 3), np.uint8), middle, crop, answer._replace(labels=close)
+    )
+    alpha = feather(64, 0.02)[..., None]
+    whole = wide * alpha
+    whole[..., 0] += 1 - alpha[..., 0]
+    inner, part = paste(close * feather(64, 0.15)[..., None], crop, (64, 64))
+    over, _ = paste(feather(64, 0.15)[..., None], crop, (64, 64))
+    whole[part] = inner + (1 - over) * whole[part]
+    np.testing.assert_array_equal(labels, whole.argmax(-1))
+    np.testing.assert_allclose(mask, 1 - whole[..., 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "box", [[5, 5, 5, 9], [0, 0, np.nan, 5], [80, 0, 90, 9], [-9, -9, -1, -1], [9, 9, 2, 2]]
+)
+@pytest.mark.parametrize("detect", [faces.detect_faces, person.detect_person])
+def test_boxes_that_are_none_are_refused(box, detect):
+    photo = np.zeros((60, 60, 3), np.uint8)
+    with pytest.raises(InputError, match="box"):
+        detect(Network(CONFIG, {}), photo, np.array(box, float))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +217,7 @@ def test_own_weights_are_used(tmp_path):
         ({"system": "pamir"}, "of the kind face"),
         ({"network": {"points": 68}}, "do not fit"),
         ({"network": {"points": "many"}}, "many"),
+        ({"network": {"points": 25, "labels": 2}}, "25 points and 2 labels"),
         ({"network": None}, "network"),
     ],
 )
@@ -194,7 +231,7 @@ def test_damaged_weights_are_refused(tmp_path):
     header = json.loads(path.with_suffix(".json").read_text())
     header["network"]["points"] = 67
     path.with_suffix(".json").write_text(json.dumps(header))
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="67 points"):
         own.load_network("face", path)
     with pytest.raises(InputError, match="no such file"):
         own.load_network("face", tmp_path / "nothing")

@@ -1,6 +1,8 @@
 """Training of the detectors: losses against closed forms and differences, and a tiny run."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 
 from experiments.detector import config as configs
 from experiments.detector import data, evaluate, objectives, release, train
+from jaxrecon.detect.detections import Detections, Face, Person
+from jaxrecon.detect.finding import Network
 from jaxrecon.detect.network import FIND_STRIDE, OFFSET, DetectorConfig, Output
 from jaxrecon.detect.own import load_network
 from jaxrecon.errors import InputError
@@ -167,17 +171,31 @@ def shards(tmp_path_factory):
             labels=labels,
             landmarks=points,
             visible=rng.uniform(size=(8, 68)) < 0.8,
+            seed=np.arange(8),
         )
     return folder
 
 
-def test_a_tiny_run_trains_stops_goes_on_and_is_released(shards, tmp_path):
+def test_a_tiny_run_trains_stops_goes_on_and_is_released(shards, tmp_path, monkeypatch):
     tiny = dataclasses.replace(configs.PRESETS["tiny"], steps=4)
     before = train.initial_state(tiny)
-    state, finished = train.train(tiny, shards, tmp_path / "a", deadline=0.0)
-    assert not finished and int(state.step) == 0
+    whole, finished = train.train(tiny, shards, tmp_path / "whole")
+    assert finished and int(whole.step) == 4
+
+    def interrupted(*arguments):
+        for i, batch in enumerate(data.batches(*arguments)):
+            if i == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "batches", interrupted)
+        state, finished = train.train(tiny, shards, tmp_path / "a")
+    assert not finished and 0 < int(state.step) < 4
     state, finished = train.train(tiny, shards, tmp_path / "a")
     assert finished and int(state.step) == 4
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b)
     change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params, before.params)
     assert max(jax.tree.leaves(change)) > 1e-4
     lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
@@ -191,8 +209,10 @@ def test_a_tiny_run_trains_stops_goes_on_and_is_released(shards, tmp_path):
     with pytest.raises(InputError, match="of the kind person"):
         load_network("person", tmp_path / "weights")
     other = dataclasses.replace(tiny, steps=5)
-    with pytest.raises(InputError, match="differs"):
+    with pytest.raises(InputError, match="config.json: differs"):
         train.train(other, shards, tmp_path / "a")
+    with pytest.raises(InputError, match="data.json: differs"):
+        train.train(tiny, shards, tmp_path / "a", start=tmp_path / "weights")
 
 
 def test_batches_resume_where_they_were(shards):
@@ -213,6 +233,9 @@ def test_bad_data_are_told(tmp_path, shards):
         data.load_split(tmp_path, "face")
     with pytest.raises(InputError, match="keypoints"):
         data.load_split(shards / "train", "person")
+    few = data.load_split(shards / "validation", "face", 3)
+    with pytest.raises(InputError, match="at least a batch"):
+        train.held_out(configs.PRESETS["tiny"], few)
     with pytest.raises(InputError, match="at least a batch"):
         next(data.batches(data.load_split(shards / "train", "face"), 9, 0, 0))
 
@@ -226,3 +249,101 @@ def test_overlaps_and_errors_of_the_evaluation():
     mean, each = evaluate.mean_overlap(evaluate.confusion(np.array([[0, 1, 1, 1]]), truth, 10))
     assert each == {"background": pytest.approx(0.5), "skin": pytest.approx(2 / 3)}
     assert mean == pytest.approx(7 / 12)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def a_picture():
+    """What `test_pictures` gives, of a face that is a disc."""
+    y, x = np.mgrid[:80, :80] + 0.5
+    disc = np.hypot(x - 40, y - 44) < 20
+    rng = np.random.default_rng(0)
+    points = np.array([40.0, 44.0]) + rng.uniform(-12, 12, (68, 2))
+    points[36], points[45] = (30.0, 40.0), (50.0, 40.0)
+    return {
+        "photo": np.uint8(200 * disc[..., None]).repeat(3, -1),
+        "labels": np.where(disc, 1, 0),
+        "points": points,
+        "visible": np.arange(68) % 3 > 0,
+        "centre": np.array([40.0, 44.0]),
+        "extent": np.array(20.0),
+    }
+
+
+def seen(picture, shift, at=(0.0, 0.0)):
+    """Detections that know the truth, but for a shift of the landmarks and of the box."""
+    centre = picture["centre"] + np.asarray(at)
+    points = np.asarray(picture["points"] + np.array([shift, 0.0]), np.float32)
+    points[~picture["visible"]] = 0  # what cannot be seen does not count
+    visible = picture["visible"].astype(np.float32)
+    face = Face(np.concatenate([centre - 22, centre + 22]), 1.0, points, visible=visible)
+    labels = picture["labels"].astype(np.uint8)
+    mask = (labels > 0).astype(np.float32)
+    return Detections(labels.shape, (face,), parsing=labels, mask=mask)
+
+
+def measured(monkeypatch, found):
+    pictures = [a_picture() for _ in found]
+    answers = iter(found)
+    monkeypatch.setattr(evaluate, "detect_faces", lambda network, photo: next(answers))
+    network = Network(DetectorConfig(), {})
+    return evaluate.measure_faces(network, pictures)
+
+
+def test_the_truth_measures_as_the_truth(monkeypatch):
+    numbers = measured(monkeypatch, [seen(a_picture(), 0.0)])
+    assert numbers["error"] == pytest.approx(0.0, abs=1e-6) and numbers["missed"] == 0
+    assert numbers["mask_iou"] == numbers["parsing_miou"] == numbers["visibility_right"] == 1.0
+
+
+def test_errors_are_shares_of_the_eyes_distance_and_misses_count(monkeypatch):
+    picture = a_picture()
+    found = [
+        seen(picture, 0.6),
+        seen(picture, 1.0),
+        Detections((80, 80)),
+        seen(picture, 0.0, at=(15.0, 0.0)),
+    ]
+    numbers = measured(monkeypatch, found)
+    assert numbers["missed"] == 2
+    assert numbers["error"] == pytest.approx(0.04, rel=1e-4)  # 0.03 and 0.05 of 20 pixels
+    assert numbers["error_2d"] == pytest.approx(0.04, rel=1e-4)
+    assert numbers["within_4_percent"] == 0.25
+    assert numbers["mask_iou"] == 0.5
+    everything_missed = measured(monkeypatch, [Detections((80, 80))])
+    assert everything_missed["error"] is None and everything_missed["missed"] == 1
+
+
+def test_people_are_measured_by_their_bounds(monkeypatch):
+    picture = a_picture()
+    picture["points"] = picture["points"][:25]
+    picture["visible"] = np.ones(25, bool)
+    picture["extent"] = np.array(40.0)
+    moved = picture["points"].copy()
+    moved[:5] += [3.9, 0.0]
+    moved[5:10] += [4.2, 0.0]  # 0.1 of the 40 pixels of the disc's bounds is 4
+    person = Person(np.array([0.0, 0, 80, 80]), 1.0, moved.astype(np.float32))
+    mask = (picture["labels"] > 0).astype(np.float32)
+    answer = Detections((80, 80), people=(person,), mask=mask)
+    monkeypatch.setattr(evaluate, "detect_person", lambda network, photo: answer)
+    numbers = evaluate.measure_people(Network(DetectorConfig(), {}), [picture])
+    assert numbers["pck_0.1"] == pytest.approx(20 / 25)
+    assert numbers["mask_iou"] == 1.0
+
+
+def test_test_pictures_come_from_the_test_split(shards):
+    arguments = evaluate.Arguments(data=shards, count=2, size=64)
+    first, second = evaluate.test_pictures(arguments)
+    assert first["photo"].shape == (64, 64, 3) and first["photo"].dtype == np.uint8
+    assert first["present"] and np.abs(first["photo"] - second["photo"].astype(int)).max() > 50
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"subject": "cat"}, {"subject": "person", "views": "x"}, {}, {"size": 250}]
+)
+def test_what_cannot_be_measured_is_told(monkeypatch, wrong, shards):
+    monkeypatch.setattr(evaluate, "load_network", lambda subject, weights: None)
+    given = {"data": shards} | wrong if "size" in wrong else wrong
+    with pytest.raises(InputError):
+        evaluate.evaluate(evaluate.Arguments(**given))
