@@ -33,6 +33,9 @@ class InputError(ValueError):
 
 
 def excerpt(value: Any) -> str:
-    """The beginning of a value as JSON, for messages."""
-    text = json.dumps(value, default=str)
+    """The beginning of a value as JSON, for messages; its type's name where JSON cannot say it."""
+    try:
+        text = json.dumps(value, default=str)
+    except (RecursionError, TypeError, ValueError):  # lists in lists in lists; odd keys; circles
+        return type(value).__name__
     return text if len(text) <= 120 else text[:117] + "..."

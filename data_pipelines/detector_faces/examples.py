@@ -7,11 +7,8 @@ an interrupted run goes on with the shards that are missing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
@@ -24,27 +21,27 @@ from data_pipelines.detector_faces.figure import prepare_figure
 from data_pipelines.detector_faces.look import sample_look
 from data_pipelines.detector_faces.render import render_figure
 from data_pipelines.detector_faces.scene import Dresser
+from data_pipelines.detector_shards import (
+    check_span,
+    has_shard,
+    save_shard,
+    seeds_of,
+    settle_recipe,
+    sha256,
+    shard_paths,
+)
 from data_pipelines.head_points import HeadSampler
 from data_pipelines.morphable_heads import hair
-from data_pipelines.morphable_heads.examples import (
-    SEEDS_PER_SPLIT,
-    SPLITS,
-    Progress,
-    project_points,
-)
+from data_pipelines.morphable_heads.examples import Progress, project_points
 from data_pipelines.morphable_heads.head import person
 from jaxrecon.errors import InputError
 from jaxrecon.geometry.shading import shading
 from jaxrecon.models.parametric import procedural_albedo
 
-SHARD = 64
-"""Examples of a file."""
 RECIPE = 1
 """Raised with every change of what an example contains, so that old shards are not mixed in."""
 CODES = head_points.SampleConfig(hidden=True)
 """Of identities and expressions; points are not drawn, so which of them show is not asked."""
-RECIPE_FILE = "recipe.json"
-"""Beside the shards of a split: what they were rendered with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +67,7 @@ class FacesConfig:
 
     def check(self) -> None:
         """Raise `InputError` if the configuration is not sound."""
-        if self.split not in SPLITS:
-            raise InputError(f"split {self.split}", f"one of {', '.join(SPLITS)}", "name one")
-        if not 1 <= self.count <= SEEDS_PER_SPLIT - self.first or self.first < 0:
-            raise InputError(
-                f"examples {self.first} to {self.first + self.count}",
-                f"1 to {SEEDS_PER_SPLIT} of a split",
-                "change --first or --count",
-            )
-        if self.first % SHARD:
-            raise InputError(
-                f"first example {self.first}", f"a multiple of {SHARD}", "shards start there"
-            )
+        check_span(self.split, self.first, self.count)
         if self.size < 16 or not 1 <= self.supersampling <= 5 or self.modes < 1:
             raise InputError(
                 f"{self}", "size >= 16, supersampling 1 to 5, modes >= 1", "change them"
@@ -95,13 +81,12 @@ class FacesConfig:
 
     def seeds(self, span: range) -> np.ndarray:
         """(n,) int64 seeds of the people of a span of examples: other splits have others."""
-        return SPLITS.index(self.split) * SEEDS_PER_SPLIT + np.asarray(span, np.int64)
+        return seeds_of(self.split, span)
 
     def recipe(self) -> dict[str, Any]:
         """What an example looks like, whatever the number of examples."""
-        model = hashlib.sha256(pathlib.Path(self.model).read_bytes()).hexdigest()
         kept = {k: getattr(self, k) for k in ("size", "seed", "supersampling", "modes")}
-        return {"recipe": RECIPE, "model_sha256": model, **kept}
+        return {"recipe": RECIPE, "model_sha256": sha256(self.model), **kept}
 
 
 class FaceStudio:
@@ -171,44 +156,6 @@ def _key(lighting, shine):
     return jnp.maximum(shading(shine[None], lighting)[0], 0.0)
 
 
-def shard_paths(folder: pathlib.Path, config: FacesConfig) -> list[tuple[pathlib.Path, range]]:
-    """Every shard's file with the examples in it; the last may be smaller."""
-    last = config.first + config.count
-    starts = range(config.first, last, SHARD)
-    return [
-        (
-            folder / config.split / f"{start // SHARD:06d}.npz",
-            range(start, min(start + SHARD, last)),
-        )
-        for start in starts
-    ]
-
-
-def has_shard(path: pathlib.Path, seeds: np.ndarray) -> bool:
-    """Whether a file holds a shard that begins with these people."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return bool(np.array_equal(file["seed"][: len(seeds)], seeds))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
-
-
-def _settle_recipe(folder: pathlib.Path, config: FacesConfig) -> None:
-    """Note what a folder's shards are rendered with; raise `InputError` if that was different."""
-    path, recipe = folder / RECIPE_FILE, config.recipe()
-    if path.is_file():
-        if (found := path.read_text()) != json.dumps(recipe):
-            raise InputError(
-                f"{path}: shards of {found}",
-                f"shards of {json.dumps(recipe)}",
-                "name another --out, or remove the old shards",
-            )
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(recipe))
-    os.replace(temporary, path)
-
-
 def render_shards(folder: str | os.PathLike, config: FacesConfig) -> int:
     """Render the shards that `folder` lacks; progress on stderr.
 
@@ -223,10 +170,10 @@ def render_shards(folder: str | os.PathLike, config: FacesConfig) -> int:
         InputError: unusable model or configuration, or the folder holds shards of another one.
     """
     config.check()
-    paths = shard_paths(pathlib.Path(folder), config)
-    parent = paths[0][0].parent
+    parent = pathlib.Path(folder) / config.split
     parent.mkdir(parents=True, exist_ok=True)
-    _settle_recipe(parent, config)
+    settle_recipe(parent, config.recipe())
+    paths = shard_paths(parent, config.first, config.count)
     todo = [(path, span) for path, span in paths if not has_shard(path, config.seeds(span))]
     if not todo:
         return 0
@@ -237,8 +184,5 @@ def render_shards(folder: str | os.PathLike, config: FacesConfig) -> int:
         for index in span:
             examples.append(studio.example(index))
             progress.step()
-        arrays: dict[str, Any] = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
+        save_shard(path, examples, compress=False)
     return len(todo)

@@ -43,8 +43,17 @@ class Detect:
 def run(args: Detect) -> int:
     """Detect, and say what was found where."""
     from jaxrecon.pipelines import detections
-    from jaxrecon.pipelines.detections_files import detect_photographs
+    from jaxrecon.pipelines.detections_files import detect_photographs, not_taken_over
 
+    for path in args.photos:
+        if names := not_taken_over(path):
+            more = f" and {len(names) - 4} more" if names[4:] else ""
+            where = f"{path} holds" if path.is_dir() else f"beside {path} there is"
+            print(
+                f"{where} {', '.join(names[:4])}{more}: not taken over; `jaxrecon fit {path}` uses "
+                f"{'it' if len(names) == 1 else 'them'} and finds only the rest",
+                file=sys.stderr,
+            )
     faces = (detections.own_face_detector(),)
     people = (detections.own_person_detector(),) if args.person else ()
     clock = time.monotonic()
@@ -57,6 +66,6 @@ def run(args: Detect) -> int:
             print(f"{done}/{total}  ETA {left:.0f} s   ", file=sys.stderr, end=end)
 
     detect_photographs(args.photos, args.out, faces, people, tell)
-    print(f"views folder: {args.out}; look at its NAME_overlay.png, correct what is wrong, then")
-    print(f"  jaxrecon fit {args.out} --out DIR")
+    print(f"views folder: {args.out}; look at its NAME_overlay.png, correct what is wrong", end="")
+    print("" if args.person else f", then\n  jaxrecon fit {args.out} --out DIR")
     return 0

@@ -126,7 +126,7 @@ def _completed(views: Views, folder: pathlib.Path) -> tuple[Views, list[pathlib.
         found = detections.find(views, detections.face_detectors("own"), draw)
         return detections.complete(views, found), pictures
     except InputError as error:
-        print(f"look at this: {error.given}")
+        print(f"look at this: {error}")
         return views, pictures
 
 

@@ -25,9 +25,9 @@ class Fit:
         tyro.conf.Positional[tuple[pathlib.Path, ...]],
         tyro.conf.arg(
             metavar="VIEWS",
-            help="Folders of photographs, one for each subject, or folders of such folders; or one "
-            "photograph. Masks, landmarks.json and cameras.json are used where they are there, and "
-            "found where they are not.",
+            help="Folders of photographs, one for each subject, or folders of such folders: masks, "
+            "landmarks.json and cameras.json in them are used, and found where they are not. Or "
+            "one photograph; of what lies beside it, masks and labels of its name alone are used.",
             help_behavior_hint="(one or more)",
         ),
     ]

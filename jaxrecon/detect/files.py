@@ -110,9 +110,8 @@ def _face(path: pathlib.Path, points: Points, size: tuple[int, int]) -> Detectio
             "mark more points",
         )
     visible = None if points.visible is None else points.visible.astype(np.float32)
-    face = Face(
-        box, 1.0, points.places, visible=visible, confidence=points.known.astype(np.float32)
-    )
+    sure = points.known.astype(np.float32) if points.confidence is None else points.confidence
+    face = Face(box, 1.0, points.places, visible=visible, confidence=sure)
     return Detections(size, (face,), sources={"landmarks": path.name})
 
 

@@ -4,13 +4,14 @@ The kind follows from the name's ending, and so does where the file counts pixel
 
 | ending | what is in it | its centre of the first pixel | we add |
 |---|---|---|---|
-| .json | `landmarks2d` (`visible`, `valid`) of a views folder, `points`, or a bare list | 0.5 | 0 |
+| .json | `landmarks2d` of a views folder, `points`, or a bare list | 0.5 | 0 |
 | .npy, .npz | one array; in .npz the only one, or `landmarks2d`, `landmarks`, `points` | 0.5 | 0 |
 | .pts | iBUG's text, `n_points: 68` and lines between braces | 1 (Matlab) | -0.5 |
 | .txt | "x y" a line, as of Deep3DFaceRecon, dlib and OpenCV | 0 | 0.5 |
 
-Five points are the centres of the right and the left eye (the subject's), the tip of the nose, the
-right and the left corner of the mouth.
+In .json, `visible`, `valid` (true or false) and `confidence` (0 to 1) of each point may stand
+beside the places. Five points are the centres of the right and the left eye (the subject's), the
+tip of the nose, the right and the left corner of the mouth.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxrecon.errors import InputError, excerpt
+from jaxrecon.errors import FAULTS, InputError, excerpt
 from jaxrecon.interop.json_files import read_json_value
 
 COUNTS = (68, 5)
@@ -49,6 +50,8 @@ class Points:
     """False where the file gives no place."""
     visible: Bool[np.ndarray, " n"] | None = None
     """Whether the point is seen, where the file tells."""
+    confidence: Float[np.ndarray, " n"] | None = None
+    """float32 in [0, 1], 0 where not known; where the file tells."""
 
 
 def read_points(path: str | pathlib.Path, index: int | None = None) -> Points:
@@ -89,7 +92,22 @@ def points_in(path: pathlib.Path, document: Any, index: int | None = None) -> Po
                 raise InputError(
                     f"{path}: {len(flags[name])} {name} for {len(places)} points", "one for each"
                 )
-    return _points(path, places, flags.get("valid"), flags.get("visible"))
+    confidence = None
+    if fields.get("confidence") is not None:
+        confidence = _confidence(path, fields["confidence"], len(places), index)
+    return _points(path, places, flags.get("valid"), flags.get("visible"), confidence)
+
+
+def _confidence(path: pathlib.Path, value: Any, count: int, index: int | None) -> np.ndarray:
+    """(count,) of one picture."""
+    array = _array(path, "confidence", value, np.float64)
+    if array.ndim in (1, 2):
+        array = _one(path, array, 1, index if array.ndim == 2 else None)
+    if array.shape != (count,) or not ((array >= 0) & (array <= 1)).all():
+        raise InputError(
+            f"{path}: confidence is {excerpt(value)}", f"{count} numbers from 0 to 1, one for each"
+        )
+    return array
 
 
 def _one(path: pathlib.Path, array: np.ndarray, axes: int, index: int | None) -> np.ndarray:
@@ -126,8 +144,11 @@ def _points(
     places: np.ndarray,
     valid: np.ndarray | None = None,
     visible: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
 ) -> Points:
-    """Checked points; a place may be absent (NaN) where the point is hidden or not valid."""
+    """Checked points; a place may be absent (NaN) where the point is hidden or not valid, and a
+    point of no confidence is not known.
+    """
     if places.ndim != 2 or len(places) not in COUNTS or places.shape[1] != 2:
         raise InputError(f"{path} holds points of shape {places.shape}", _EXPECTED)
     with np.errstate(invalid="ignore"):
@@ -140,9 +161,13 @@ def _points(
             "finite pixels, or false in `visible` or `valid`",
         )
     known = np.asarray(sane if valid is None else sane & valid)
+    if confidence is not None:
+        known = known & (confidence > 0)
+        confidence = np.where(known, confidence, 0).astype(np.float32)
     if not known.any():
         raise InputError(f"{path}: no point is known", _EXPECTED)
-    return Points(np.where(known[:, None], places, 0).astype(np.float32), known, visible)
+    places = np.where(known[:, None], places, 0).astype(np.float32)
+    return Points(places, known, visible, confidence)
 
 
 # ---------------------------------------------------------------- kinds
@@ -168,15 +193,21 @@ def _numpy(path: pathlib.Path, index: int | None) -> Points:
         try:
             # Mapped, so that a header cannot ask for more memory than the file has bytes.
             array = np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+        except FAULTS:
+            raise
+        # A damaged header is Python text: tokenize.TokenError, MemoryError, RecursionError, ...
+        except Exception as error:
+            text = str(error)[:120] or type(error).__name__
             raise InputError(
-                f"{path} cannot be read: {str(error)[:120]}", "one plain array of numbers (.npy)"
+                f"{path} cannot be read: {text}", "one plain array of numbers (.npy)"
             ) from error
     if array.dtype.kind not in "fiu" or array.size > 10**6:
         raise InputError(f"{path} holds no array of numbers of a sane size", _EXPECTED)
     if array.ndim not in (2, 3):
         raise InputError(f"{path} holds points of shape {array.shape}", _EXPECTED)
-    return _points(path, np.array(_one(path, array, 2, index), np.float64))
+    with np.errstate(over="ignore"):  # of long doubles; infinite places are refused
+        places = np.array(_one(path, array, 2, index), np.float64)
+    return _points(path, places)
 
 
 def _lines(path: pathlib.Path) -> list[str]:

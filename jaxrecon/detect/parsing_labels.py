@@ -15,7 +15,9 @@ the neck is subject, since the fit ends it with a plane of its own.
 The same names give our own labels (`types.FACE_LABELS`) by `face_label`. Ours have no nose (it is
 skin), no two lips and no sides; teeth and tongue are the mouth; beards are hair; whatever is worn
 or held, or has no place among ours (glasses, earrings, hands), is clothes. So a class has the same
-state under its own name and under that of its label.
+state under its own name and under that of its label. This is how names are read, of files and of
+BiSeNet; our own network (`detect.own`) learnt some things otherwise: beards are skin, glasses are
+what lies behind them (mark them in `NAME_ignore.png`); hats and scarves are clothes there, too.
 """
 
 from __future__ import annotations
@@ -159,11 +161,14 @@ def _numbered(path: pathlib.Path, given: object) -> list[tuple[int, str]]:
     if isinstance(given, str) and given.lower() in ORDERS:
         return list(enumerate(ORDERS[given.lower()]))
     pairs: list[tuple[object, object]] = []
-    if isinstance(given, list):
+    if isinstance(given, list | tuple):
         pairs = list(enumerate(given))
-    elif isinstance(given, dict):
-        pairs = [(int(k) if k.isdecimal() and len(k) < 4 else k, v) for k, v in given.items()]
-    found = [(k, v) for k, v in pairs if isinstance(k, int) and k < 256 and isinstance(v, str)]
+    elif isinstance(given, dict):  # numbers are text in JSON, and perhaps none in Python
+        pairs = [
+            (int(k) if isinstance(k, str) and k.isdecimal() and len(k) < 4 else k, v)
+            for k, v in given.items()
+        ]
+    found = [(k, v) for k, v in pairs if type(k) is int and 0 <= k < 256 and isinstance(v, str)]
     if not pairs or len(found) < len(pairs):
         raise InputError(
             f"{path}: labels is {excerpt(given)}",

@@ -17,6 +17,10 @@ FIRST, SECOND = 0.9, 1.1
 """Size of the person in the two crops, over the reference."""
 SOURCE = "our own person network"
 """What `Detections.sources` says."""
+DOUBTFUL = 0.2
+"""Score below which a subject that was found is nobody."""
+LEAST_COVERED = 0.005
+"""Share of a crop; a mask that covers less of it shows nobody."""
 SPREAD = 0.05
 """Standard deviation, of the longer side of the person's bounds, that halves the confidence."""
 MIRROR = np.array(BODY_25_MIRRORED)
@@ -33,10 +37,12 @@ def detect_person(
         network: of `own.load_network("person")`.
         photo: upright RGB.
         box: [left, top, right, bottom] of the person; None finds it. A photograph in which nobody
-            is found is looked at as a whole, with a score of 0.
+            is found on the pyramid is looked at as a whole, with a score of 0.
 
     Returns:
-        one person, and the mask of what the crop around that person shows of people.
+        one person, and the mask of what the crop around that person shows of people. Neither where
+        no box was given, and the score is below `DOUBTFUL` or the mask covers less than
+        `LEAST_COVERED` of the crop: nobody is there.
 
     Raises:
         InputError: a box that is none, or outside of the photograph.
@@ -62,6 +68,8 @@ def detect_person(
         crop = crop_at(start, SECOND)
         output = look(network, photo, crop, MIRROR)
     start = bounds(output, crop, start)
+    if box is None and (start.score < DOUBTFUL or not shows_somebody(output)):
+        return Detections((height, width))
 
     scale = crop.side / crop.size
     sigma = np.exp(output.log_spread) * scale
@@ -81,13 +89,19 @@ def detect_person(
     return Detections((height, width), people=(person,), mask=mask, sources=sources)
 
 
+def shows_somebody(output: Output) -> bool:
+    """Whether the mask of a look covers `LEAST_COVERED` of its crop."""
+    covered = output.labels[..., 1] > 0.5
+    return bool(covered.sum() >= LEAST_COVERED * covered.size)
+
+
 def bounds(output: Output, crop: Crop, start: Candidate) -> Candidate:
     """Centre and longer side of what the mask of a look covers, if it covers anything: rows and
     columns that hold less than a thousandth of it at the ends do not count.
     """
-    covered = output.labels[..., 1] > 0.5
-    if covered.sum() < 0.005 * covered.size:
+    if not shows_somebody(output):
         return start
+    covered = output.labels[..., 1] > 0.5
     ends = []
     for axis in (0, 1):
         share = np.cumsum(covered.sum(axis)) / covered.sum()

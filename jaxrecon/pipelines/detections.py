@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -96,7 +97,7 @@ def complete_views(views: Views, detectors: Sequence[Detector]) -> Views:
         is left. `landmark_weights` are those of `landmark_weights`.
 
     Raises:
-        InputError: there is no face in any of them.
+        InputError: there is no face in any of them, or what was found of a mask is all ignored.
     """
     return complete(views, find(views, detectors))
 
@@ -243,10 +244,12 @@ def complete(views: Views, found: Sequence[Found | None]) -> Views:
         raise _no_face(views)
     keep = [i for i, lacks in enumerate(lacking) if not lacks]
     views, kept = chosen_views(views, keep), [found[i] for i in keep]
-    dropped = tuple(
-        f"{name}: no face was found in it, and it has no landmarks or no mask: the view is left out"
-        for name in without
+    why = (
+        "no face was found in it, and it has no landmarks or no mask"
+        if views.landmarks2d is None
+        else "the face at the given landmarks was not parsed, and it has no mask"
     )
+    dropped = tuple(f"{name}: {why}: the view is left out" for name in without)
     changes: dict[str, Any] = {
         "has_mask": None,
         "detections": tuple({} if one is None else dict(one.sources) for one in kept),
@@ -267,6 +270,13 @@ def _lacks(views: Views, i: int, found: Found | None) -> bool:
 def _no_face(views: Views) -> InputError:
     files = [str(views.folder / name) for name in views.names]
     listed = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
+    if views.landmarks2d is not None:
+        return InputError(
+            f"the face at the given landmarks was not parsed: {listed}",
+            expected="a mask of each view, or a face that our network sees there",
+            remedy=f"give {pathlib.Path(views.names[0]).stem}_mask.png, white on the subject; and "
+            "see with `jaxrecon doctor` whether the landmarks are of this picture",
+        )
     return InputError(
         f"no face was found in {listed}",
         expected="a face that is seen well (20 landmarks or more) and not too small in the picture",
@@ -303,6 +313,14 @@ def _masks(views: Views, found: Sequence[Found | None]) -> dict[str, Any]:
         states = np.frombuffer(zlib.decompress(one.states), np.uint8).reshape(h, w)
         mask[i, :h, :w] = states == parsing_labels.SUBJECT
         valid[i, :h, :w] &= states != parsing_labels.IGNORE
+        if not ((mask[i] > 0) & valid[i]).any():
+            stem = pathlib.Path(views.names[i]).stem
+            raise InputError(
+                f"everything of the subject that was found in {views.folder / views.names[i]} is "
+                "ignored",
+                expected=f"a part of the subject that {stem}_ignore.png or a label does not hide",
+                remedy=f"mark less, give {stem}_mask.png, or leave the view out",
+            )
     return {"mask": mask, "valid": valid}
 
 

@@ -16,7 +16,7 @@ from jaxrecon.errors import InputError
 from jaxrecon.fitting.fit import FitResult
 from jaxrecon.fitting.problem import CameraMode, ViewData
 from jaxrecon.pipelines.priors import Prior
-from jaxrecon.pipelines.views import Views
+from jaxrecon.pipelines.views import Views, check_all_masked
 from jaxrecon.types import Cameras
 
 UNIT_MM = {"millimetres": 1.0, "metres": 1000.0}
@@ -157,13 +157,14 @@ def view_data(views: Views, prior: Prior, mode: CameraMode = "given", limit: int
         limit: of `crops`.
 
     Raises:
-        InputError: masks, landmarks or cameras are missing.
+        InputError: masks (of any view), landmarks or cameras are missing.
     """
     if views.mask is None or views.landmarks2d is None or views.landmark_weights is None:
         raise InputError(
             f"{views.folder}: masks or landmarks are missing",
             "a views folder with masks and landmarks.json, or `detections.complete_views` of it",
         )
+    check_all_masked(views)
     part = crops(views, limit)
     single = functools.partial(np.asarray, dtype=np.float32)
     K, R, t = _cameras(views, mode)

@@ -134,7 +134,9 @@ def _plain(value: Any, place: str) -> Any:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-    """Turn the errors of a disk that is full or closed to us into messages for the user."""
+    """Turn the errors of a disk that is full or closed to us, and of names that are too long, into
+    messages for the user.
+    """
     try:
         yield
     except OSError as error:
@@ -148,5 +150,11 @@ def explained(path: pathlib.Path) -> Iterator[None]:
                 f"no permission to write {path}",
                 expected="a folder you may write in",
                 remedy="choose another --out",
+            ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"cannot write {path}: a name in it is too long",
+                expected="a name that the system accepts",
+                remedy="choose a shorter one",
             ) from error
         raise

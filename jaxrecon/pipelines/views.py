@@ -18,7 +18,7 @@ Layout (only the images are needed):
   iBUG order; optionally `confidence` (views, 68), numbers in [0, 1] that a detector gave.
 
 Masks and landmarks that are absent can be found: `pipelines.detections`. Pictures that end in
-`_overlay` are what `jaxrecon detect` drew, not photographs.
+`_overlay.png` are what `jaxrecon detect` drew, not photographs.
 
 Files are read inside the folder only: links that lead out of it are refused.
 """
@@ -42,8 +42,8 @@ from jaxrecon.pipelines.views_pixels import read_pixels
 from jaxrecon.types import Cameras
 
 Need = Literal["cameras", "masks", "landmarks"]
-BESIDE = ("_mask", "_ignore", "_labels", "_overlay")
-"""Ends of the names of pictures that lie beside a photograph and are none."""
+BESIDE = ("_mask", "_ignore", "_labels")
+"""Ends of the names, without suffix, of pictures that lie beside a photograph and are none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,8 @@ def load_views(
     """Read a views folder, a plain folder of photographs, or one photograph.
 
     Args:
-        path: folder or image. One image is read alone, with its `NAME_mask.png`.
+        path: folder or image. One image is read alone, with the masks and labels of its name; it is
+            a warning that cameras.json and landmarks.json, of all of the folder, are not.
         select: numbers of the views to use, in this order; None for all.
         need: what the caller cannot do without.
         partial: whether masks of only some views are accepted (`Views.has_mask`).
@@ -144,6 +145,8 @@ def load_views(
     )
     marks = None if single else metadata.read_landmarks(folder / "landmarks.json", len(files))
     points = weights = valid = None
+    if single:
+        warnings += _not_read(path)
     if marks is not None:
         points, weights, valid = (marks[0][list(chosen)], marks[1][list(chosen)], marks[2])
         weights, outside = metadata.hide_outside(points, weights, pixels["sizes"], names)
@@ -171,6 +174,19 @@ def load_views(
     )
     check_needs(views, need)
     return views
+
+
+def _not_read(photograph: pathlib.Path) -> tuple[str, ...]:
+    """A warning where files lie beside one photograph that are of a whole folder."""
+    files = (photograph.with_name(name) for name in ("landmarks.json", "cameras.json"))
+    names = [file.name for file in files if os.path.lexists(file)]
+    if not names:
+        return ()
+    are = "is" if len(names) == 1 else "are"
+    return (
+        f"{' and '.join(names)} beside {photograph.name} {are} not used for a single photograph: "
+        "give the folder, with --views",
+    )
 
 
 def _units(source: pathlib.Path, document: dict | None, needed: bool) -> str | None:
@@ -227,6 +243,21 @@ def check_needs(views: Views, need: Collection[Need]) -> None:
                 f"{views.folder} has no {name}"
             )  # fmt: skip
             raise InputError(given, remedy=remedy)
+    if "masks" in need:
+        check_all_masked(views)
+
+
+def check_all_masked(views: Views) -> None:
+    """Raise InputError where some views have a mask and others have none."""
+    if views.has_mask is None or views.has_mask.all():
+        return
+    lacking = [n for n, has in zip(views.names, views.has_mask, strict=True) if not has]
+    raise InputError(
+        f"{views.folder}: {', '.join(lacking)} have no mask, the other views have",
+        expected="a mask for every view",
+        remedy=f"add {pathlib.Path(lacking[0]).stem}_mask.png, white on the subject; or let it be "
+        "found (`detections.complete_views`)",
+    )
 
 
 # ---------------------------------------------------------------- files
@@ -239,7 +270,7 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         for p in folder.iterdir()
         if p.suffix.lower() in image_files.SUFFIXES
         and not p.name.startswith(".")
-        and not p.stem.endswith(BESIDE)
+        and not lies_beside(p)
         and p.is_file()
     ]
     if not found:
@@ -249,6 +280,12 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
             remedy="convert other formats (HEIC, RAW) to PNG or JPEG",
         )
     return sorted(found, key=natural_order)
+
+
+def lies_beside(path: pathlib.Path) -> bool:
+    """Whether a picture is named like what lies beside a photograph: a mask, labels, an overlay."""
+    overlay = path.stem.endswith("_overlay") and path.suffix.lower() == ".png"
+    return overlay or path.stem.endswith(BESIDE)
 
 
 def natural_order(path: pathlib.Path) -> list[tuple[bool, int, str]]:

@@ -158,10 +158,27 @@ def test_detect_people(capsys, detector, plain, tmp_path, truth, monkeypatch):
     monkeypatch.setattr(detections, "own_person_detector", lambda: person)
     argv = ["detect", plain / "view_000.png", "--out", tmp_path / "found", "--person"]
     assert main.main([str(a) for a in argv]) == 0
-    assert "25 keypoints, mask" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "25 keypoints, mask" in said and "jaxrecon fit" not in said and said.endswith("wrong\n")
     mask = np.asarray(Image.open(tmp_path / "found" / "view_000_mask.png"))
     np.testing.assert_array_equal(mask > 127, truth.mask[0] > 0)
     assert (tmp_path / "found" / "view_000_keypoints.json").is_file()
+
+
+def test_detect_says_what_it_does_not_take_over(capsys, detector, plain, tmp_path):
+    for name in ("landmarks.json", "view_001_ignore.png"):
+        (plain / name).write_text("{}")
+    assert main.main(["detect", str(plain), "--out", str(tmp_path / "found")]) == 0
+    said = (
+        f"{plain} holds landmarks.json, view_001_ignore.png: not taken over; `jaxrecon fit {plain}"
+    )
+    assert said in capsys.readouterr().err
+    photo = plain / "view_001.png"
+    assert main.main(["detect", str(photo), "--out", str(tmp_path / "one")]) == 0
+    assert f"beside {photo} there is view_001_ignore.png: not" in capsys.readouterr().err
+    photo = plain / "view_000.png"
+    assert main.main(["detect", str(photo), "--out", str(tmp_path / "two")]) == 0
+    assert "not taken over" not in capsys.readouterr().err
 
 
 def test_detect_refuses(capsys, monkeypatch, detector, plain, tmp_path):

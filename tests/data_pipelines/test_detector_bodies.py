@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines import detector_shards
 from data_pipelines.detector_bodies import __main__ as command
 from data_pipelines.detector_bodies import framing, poses, shards, wardrobe
 from data_pipelines.detector_bodies.looks import LAYERS, TOP, Region, distances, painted, rows
@@ -17,6 +18,7 @@ from data_pipelines.detector_bodies.studio import (
     make_studio,
 )
 from data_pipelines.detector_bodies.surface import load_person
+from data_pipelines.morphable_heads.examples import SPLITS
 from jaxrecon.errors import InputError
 from jaxrecon.types import BODY_25
 from tests.data_pipelines.toy_body import toy_body, toy_clothes, write_toy
@@ -42,6 +44,25 @@ def studio(config):
 @pytest.fixture(scope="module")
 def scenes(studio):
     return {seed: (studio.scene(seed), studio.example(seed)) for seed in range(8)}
+
+
+@pytest.fixture
+def counting(config):
+    """A studio whose examples are their seeds."""
+
+    class Counting(Studio):
+        def __init__(self):
+            self.config = config
+
+        def example(self, seed):
+            return {"seed": np.array(seed)}
+
+    return Counting()
+
+
+def read_shard(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def camera_points(scene, points):
@@ -156,7 +177,7 @@ def test_examples_follow_from_their_seed(config, studio, scenes):
 
 
 def test_an_interrupted_run_goes_on(studio, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setattr(detector_shards, "SHARD", 2)
     save, written = shards.save_shard, []
 
     def fail_at_second(path, examples):
@@ -173,9 +194,9 @@ def test_an_interrupted_run_goes_on(studio, tmp_path, monkeypatch, capsys):
     assert shards.render_shards(studio, tmp_path, "validation", 5) == 3
     assert shards.render_shards(studio, tmp_path, "validation", 5) == 0
     assert written[0].stat().st_mtime_ns == stamp
-    files = sorted((tmp_path / "validation").iterdir())
+    files = sorted((tmp_path / "validation").glob("*.npz"))
     assert [f.name for f in files] == ["000000.npz", "000001.npz", "000002.npz"]
-    parts = [shards.read_shard(f) for f in files]
+    parts = [read_shard(f) for f in files]
     assert np.concatenate([p["seed"] for p in parts]).tolist() == list(range(1000000, 1000005))
     expected = studio.example(1000002)
     for name, value in expected.items():
@@ -186,31 +207,48 @@ def test_an_interrupted_run_goes_on(studio, tmp_path, monkeypatch, capsys):
     assert "left" in capsys.readouterr().err
     # another process may take the end of a split
     shards.render_shards(studio, tmp_path / "b", "validation", 3, first=2)
-    for name, value in shards.read_shard(tmp_path / "b/validation/000001.npz").items():
+    for name, value in read_shard(tmp_path / "b/validation/000001.npz").items():
         np.testing.assert_array_equal(value, parts[1][name])
-    with pytest.raises(InputError, match="first 3"):
+    with pytest.raises(InputError, match="first example 3"):
         shards.render_shards(studio, tmp_path, "train", 4, first=3)
 
 
-def test_the_seeds_of_splits_are_disjoint(tmp_path):
+def test_bad_shards_are_rendered_again_and_recipes_do_not_mix(config, counting, tmp_path):
+    folder = tmp_path / "train"
+    assert shards.render_shards(counting, tmp_path, "train", 100) == 100
+    first, second = sorted(folder.glob("*.npz"))
+    whole = first.read_bytes()
+    # Too small for 128; the first is kept.
+    stamp = first.stat().st_mtime_ns
+    assert shards.render_shards(counting, tmp_path, "train", 128) == 64
+    assert first.stat().st_mtime_ns == stamp and len(read_shard(second)["seed"]) == 64
+    middle = len(whole) // 4
+    for damaged in (b"", b"broken", whole[:-30], whole[:middle] + b"?" * 40 + whole[middle + 40 :]):
+        first.write_bytes(damaged)
+        assert shards.render_shards(counting, tmp_path, "train", 128) == 64
+        assert read_shard(first)["seed"].tolist() == list(range(64))
+    second.replace(first)  # other people
+    assert shards.render_shards(counting, tmp_path, "train", 128) == 128
+    (folder / "recipe.json").unlink()  # made before there were recipes: the first one holds
+    assert shards.render_shards(counting, tmp_path, "train", 128) == 0
+    for change in ({"size": 64}, {"seed": 1}, {"supersampling": 3}, {"clothes": ""}):
+        counting.config = dataclasses.replace(config, **change)
+        with pytest.raises(InputError, match=r"recipe\.json"):
+            shards.render_shards(counting, tmp_path, "train", 192)
+    assert len(list(folder.glob("*.npz"))) == 2
+
+
+def test_the_seeds_of_splits_are_disjoint(counting, tmp_path):
     seen = {}
-
-    class Counting(Studio):
-        def __init__(self):
-            pass
-
-        def example(self, seed):
-            return {"seed": np.array(seed)}
-
-    for split in shards.SPLITS:
-        shards.render_shards(Counting(), tmp_path, split, 130)
-        parts = sorted((tmp_path / split).iterdir())
-        seen[split] = set(np.concatenate([shards.read_shard(p)["seed"] for p in parts]).tolist())
+    for split in SPLITS:
+        shards.render_shards(counting, tmp_path, split, 130)
+        parts = sorted((tmp_path / split).glob("*.npz"))
+        seen[split] = set(np.concatenate([read_shard(p)["seed"] for p in parts]).tolist())
         assert len(seen[split]) == 130
     assert not (seen["train"] & seen["validation"] | seen["validation"] & seen["test"])
     assert not seen["train"] & seen["test"]
-    with pytest.raises(InputError, match="1000001 examples"):
-        shards.render_shards(Counting(), tmp_path, "train", 1_000_001)
+    with pytest.raises(InputError, match="examples 0 to 1000001"):
+        shards.render_shards(counting, tmp_path, "train", 1_000_001)
 
 
 def test_what_is_worn_follows_the_body(studio):

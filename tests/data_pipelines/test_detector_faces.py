@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines import detector_shards
 from data_pipelines.detector_faces import __main__ as command_line
-from data_pipelines.detector_faces import bust, examples, glasses, pose, shells
+from data_pipelines.detector_faces import bust, glasses, pose, shells
 from data_pipelines.detector_faces.examples import FacesConfig, FaceStudio, render_shards
 from data_pipelines.detector_faces.figure import BUST, prepare_figure
 from data_pipelines.detector_faces.look import sample_look
 from data_pipelines.detector_faces.render import render_figure
 from data_pipelines.detector_faces.scene import Dresser
 from data_pipelines.head_cameras import orbit_camera, visible_points
-from data_pipelines.morphable_heads.examples import project_points
+from data_pipelines.morphable_heads.examples import SEEDS_PER_SPLIT, SPLITS, project_points
 from data_pipelines.morphable_heads.head import person
 from data_pipelines.synthetic_head import write_synthetic_head
 from jaxrecon.errors import InputError
@@ -310,7 +311,7 @@ def test_points_are_pushed_out_of_a_surface():
 
 
 def test_shards_resume_and_do_not_mix(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(examples, "SHARD", 2)
+    monkeypatch.setattr(detector_shards, "SHARD", 2)
     config = dataclasses.replace(config, count=3)
     assert render_shards(tmp_path, config) == 2
     first, second = sorted((tmp_path / "train").glob("*.npz"))
@@ -343,10 +344,10 @@ def test_shards_resume_and_do_not_mix(config, tmp_path, monkeypatch, capsys):
 
 
 def test_splits_have_different_people(config):
-    span = range(0, examples.SEEDS_PER_SPLIT, 250_000)
-    seeds = [dataclasses.replace(config, split=s).seeds(span) for s in examples.SPLITS]
+    span = range(0, SEEDS_PER_SPLIT, 250_000)
+    seeds = [dataclasses.replace(config, split=s).seeds(span) for s in SPLITS]
     assert len(np.unique(np.concatenate(seeds))) == 3 * len(span)
-    assert all(np.ptp(s) < examples.SEEDS_PER_SPLIT for s in seeds)
+    assert all(np.ptp(s) < SEEDS_PER_SPLIT for s in seeds)
 
 
 @pytest.mark.parametrize(

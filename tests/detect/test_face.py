@@ -150,6 +150,27 @@ def test_the_person_s_mask_bounds_the_next_look(monkeypatch):
     assert ((found.mask > 0.5) == truth).mean() > 0.99
 
 
+@pytest.mark.parametrize(
+    ("score", "covered", "box", "people"),
+    [(0.3, 9, None, 1), (0.1, 9, None, 0), (0.3, 2, None, 0), (0.0, 0, [9, 9, 99, 99], 1)],
+)
+def test_nobody_is_no_person(monkeypatch, score, covered, box, people):
+    config = dataclasses.replace(CONFIG, points=25, labels=2, reference=45.0)
+    labels = np.zeros((64, 64, 2), np.float32)
+    labels[:covered, :covered, 1] = 1  # of 4096 pixels half a per cent are 20.5
+    ones = np.ones(25, np.float32)
+    answer = Output(None, np.ones((25, 2), np.float32), ones, ones, labels, None)
+    monkeypatch.setattr(person, "look", lambda *a: answer)
+    start = Candidate(np.array([60.0, 60.0]), 90.0, score)
+    monkeypatch.setattr(person, "find", lambda *a: [start])
+    photo = np.zeros((120, 130, 3), np.uint8)
+    found = person.detect_person(
+        Network(config, {}), photo, None if box is None else np.array(box, float)
+    )
+    assert len(found.people) == people and (found.mask is None) == (people == 0)
+    assert found.size == (120, 130) and bool(found.sources) == bool(people)
+
+
 # ---------------------------------------------------------------- weights
 
 

@@ -1,6 +1,7 @@
 """Landmarks, masks and parsing maps from files: what is read is what was written, or refused."""
 
 import json
+import struct
 
 import hypothesis
 import hypothesis.strategies as st
@@ -15,7 +16,7 @@ from jaxrecon.detect.files import (
     mask_from_file,
     parsing_from_file,
 )
-from jaxrecon.detect.landmark_files import read_points
+from jaxrecon.detect.landmark_files import points_in, read_points
 from jaxrecon.errors import InputError
 from jaxrecon.types import FACE_LABELS
 
@@ -106,6 +107,24 @@ def test_landmarks_of_a_views_folder(tmp_path):
         landmarks_from_file(tmp_path / "landmarks.json", SIZE, index=2)
 
 
+def test_confidence_of_a_views_folder(tmp_path):
+    """It is kept, is 0 where no place is known, and a point of none places no box."""
+    confidence = np.linspace(0.1, 1, 2 * 68).reshape(2, 68)
+    confidence[1, 3] = 0
+    points = np.stack([MARKS, MARKS])
+    points[1, 3] = 9000
+    valid = np.arange(68) != 5
+    document = {
+        "landmarks2d": points.tolist(),
+        "valid": valid.tolist(),
+        "confidence": confidence.tolist(),
+    }
+    (tmp_path / "landmarks.json").write_text(json.dumps(document))
+    face = landmarks_from_file(tmp_path / "landmarks.json", SIZE, index=1).face
+    np.testing.assert_allclose(face.confidence, confidence[1] * valid, rtol=1e-6)
+    assert face.confidence.dtype == np.float32 and face.box.max() < 200
+
+
 @pytest.mark.parametrize("subject", ["ict1"])
 def test_the_shared_views(shared, subject):
     folder = shared / "data" / "faceviews" / subject
@@ -136,6 +155,15 @@ def _zip(path):
 def _huge_header(path):
     np.save(path, MARKS)
     path.write_bytes(path.read_bytes().replace(b"(68, 2), ", b"(9999999999, 2), "))
+
+
+def _npy(header):
+    """A .npy of version 1 with this header, whatever it says."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+def _header(text):
+    return lambda path: path.write_bytes(_npy(text))
 
 
 LINES = "1 2\n" * 68
@@ -183,6 +211,27 @@ BAD = {
     "no npy": ("a.npy", _text("123"), "cannot be read"),
     "a zip called npy": ("a.npy", _zip, "cannot be read"),
     "a huge header": ("a.npy", _huge_header, "cannot be read"),
+    "a broken header": (
+        "a.npy",
+        _header(b"{'descr': '<f8', 'fortran_order': False, 'shape': (68, 2"),
+        "cannot be read",
+    ),
+    "a deep header": ("a.npy", _header(b"-" * 9000 + b"1"), "cannot be read"),
+    "confidence above 1": (
+        "a.json",
+        _text(json.dumps({"points": MARKS.tolist(), "confidence": [1.5] * 68})),
+        "confidence is",
+    ),
+    "confidence of other points": (
+        "a.json",
+        _text(json.dumps({"points": MARKS.tolist(), "confidence": [0.5] * 5})),
+        "confidence is",
+    ),
+    "confidence of nothing": (
+        "a.json",
+        _text(json.dumps({"points": MARKS.tolist(), "confidence": [None] * 68})),
+        "confidence is",
+    ),
     "many arrays": ("a.npz", _savez(a=MARKS, b=MARKS), "holds 2 arrays"),
     "no npz": ("a.npz", _text("123"), "a.npz"),
     "words": ("a.txt", _text("1 2\nright eye\n"), 'the line "right eye"'),
@@ -209,8 +258,25 @@ def test_bad_landmarks_are_refused(tmp_path, name):
     assert file in str(error.value) and error.value.expected
 
 
-@hypothesis.given(st.binary(max_size=300), st.sampled_from([".json", ".npy", ".pts", ".txt"]))
-@hypothesis.settings(max_examples=60)
+PYTHON = st.text("{}()[]-'\",: <f8|descrfortanshp_0123", max_size=200)
+HEADERS = st.binary(max_size=300) | PYTHON.map(str.encode)
+
+
+def test_points_in_lists_in_lists_are_refused(tmp_path):
+    """JSON may nest as deep as is read but no longer written."""
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    for document in (deep, {"points": MARKS.tolist(), "confidence": deep}):
+        with pytest.raises(InputError, match="is list"):
+            points_in(tmp_path / "a.json", document)
+
+
+@hypothesis.given(
+    st.binary(max_size=300) | HEADERS.map(_npy),
+    st.sampled_from([".json", ".npy", ".pts", ".txt"]),
+)
+@hypothesis.settings(max_examples=100)
 def test_whatever_a_file_holds(tmp_path_factory, content, kind):
     path = tmp_path_factory.mktemp("f") / f"a{kind}"
     path.write_bytes(content)
@@ -270,6 +336,11 @@ def test_parsing_in_our_labels(tmp_path):
         parsing_from_file(path, (3, 4))
     (tmp_path / "labels.json").write_text('{"labels": "bisenet"}')
     np.testing.assert_array_equal(parsing_from_file(path, (3, 4)).parsing, found.parsing)
+    # From Python: numbers as numbers, and our own names, which are a tuple.
+    path = _grey(tmp_path / "b_labels.png", np.arange(12).reshape(3, 4) % 10)
+    for labels in (FACE_LABELS, dict(enumerate(FACE_LABELS))):
+        ours = parsing_from_file(path, (3, 4), labels).parsing
+        np.testing.assert_array_equal(ours, np.arange(12).reshape(3, 4) % 10)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +351,8 @@ def test_parsing_in_our_labels(tmp_path):
         ("celeba", (3, 4), 'labels is "celeba"'),
         (["background", "skin"], (4, 4), "is 4 x 3 pixels"),
         (["background", "background"], (3, 4), "nothing but background"),
+        ({-1: "background", 1: "skin"}, (3, 4), "labels is"),
+        ({(0,): "background"}, (3, 4), "labels is dict"),
     ],
 )
 def test_bad_parsing_is_refused(tmp_path, labels, size, message):

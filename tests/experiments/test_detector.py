@@ -329,7 +329,10 @@ def test_people_are_measured_by_their_bounds(monkeypatch):
     monkeypatch.setattr(evaluate, "detect_person", lambda network, photo: answer)
     numbers = evaluate.measure_people(Network(DetectorConfig(), {}), [picture])
     assert numbers["pck_0.1"] == pytest.approx(20 / 25)
-    assert numbers["mask_iou"] == 1.0
+    assert numbers["mask_iou"] == 1.0 and numbers["missed"] == 0
+    monkeypatch.setattr(evaluate, "detect_person", lambda network, photo: Detections((80, 80)))
+    numbers = evaluate.measure_people(Network(DetectorConfig(), {}), [picture])
+    assert (numbers["missed"], numbers["mask_iou"], numbers["pck_0.1"]) == (1, 0.0, 0.0)
 
 
 def test_test_pictures_come_from_the_test_split(shards):

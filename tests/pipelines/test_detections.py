@@ -16,11 +16,11 @@ from jaxrecon.detect.detections import Detections, Face, Person, face_box, perso
 from jaxrecon.errors import InputError
 from jaxrecon.pipelines import detections
 from jaxrecon.pipelines.detections import complete_person, complete_views
-from jaxrecon.pipelines.detections_drawing import COLOURS
-from jaxrecon.pipelines.detections_files import detect_photographs
-from jaxrecon.pipelines.views import load_views
+from jaxrecon.pipelines.implicit_deformation_inputs import view_data
+from jaxrecon.pipelines.priors import Prior
+from jaxrecon.pipelines.views import check_needs, load_views
 from jaxrecon.types import FACE_LABELS
-from tests.pipelines.fake_detector import CLOTHES, HAIR, SKIN, Truth, bare, nothing, parsing_of
+from tests.pipelines.fake_detector import CLOTHES, HAIR, SKIN, Truth, bare, nothing
 
 DEMO = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
 
@@ -227,6 +227,55 @@ def test_strays_are_ignored():
     assert detections.states_of(Detections((40, 50), parsing=hair)) is None
 
 
+def test_a_found_subject_that_is_all_ignored_is_refused(truth, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "in")
+    ignored = Image.fromarray(np.uint8(255 * (truth.mask[1] > 0)))
+    ignored.save(tmp_path / "in" / "view_001_ignore.png")
+    with pytest.raises(InputError, match=r"found in .*view_001.png is ignored"):
+        complete_views(load_views(tmp_path / "in"), [Truth(truth)])
+
+
+def test_views_without_a_mask_are_no_input_of_a_fit(truth):
+    some = dataclasses.replace(truth, has_mask=np.array([True, False, False]))
+    words = r"view_001.png, view_002.png have no mask"
+    with pytest.raises(InputError, match=words):
+        check_needs(some, ("masks",))
+    with pytest.raises(InputError, match=words):
+        view_data(some, Prior.__new__(Prior))  # refused before it is looked at
+
+
+def test_a_single_photograph_says_what_it_leaves(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "in")
+    (said,) = load_views(tmp_path / "in" / "view_000.png").warnings
+    assert said.startswith("landmarks.json and cameras.json beside view_000.png are not used")
+    (tmp_path / "in" / "cameras.json").unlink()
+    (said,) = load_views(tmp_path / "in" / "view_000.png").warnings
+    assert said.startswith("landmarks.json beside view_000.png is not used") and "--views" in said
+
+
+def test_confidence_of_landmarks_weighs_them(tmp_path, truth):
+    folder = tmp_path / "anna"
+    shutil.copytree(DEMO, folder)
+    path = folder / "landmarks.json"
+    document = json.loads(path.read_text())
+    document["confidence"] = np.full((3, 68), 0.25).tolist()
+    path.write_text(json.dumps(document))
+    np.testing.assert_array_equal(
+        load_views(folder).landmark_weights, 0.25 * truth.landmark_weights
+    )
+    for bad in (1.5, -0.1, None, "1", True):
+        document["confidence"][1][5] = bad
+        path.write_text(json.dumps(document))
+        with pytest.raises(InputError, match="confidence is"):
+            load_views(folder)
+
+
+def test_states_are_kept_exactly(truth, photos):
+    found = detections.find(load_views(photos), [Truth(truth)])
+    states = np.frombuffer(zlib.decompress(found[0].states), np.uint8).reshape(256, 256)
+    np.testing.assert_array_equal(states == parsing_labels.BACKGROUND, truth.mask[0] == 0)
+
+
 # ---------------------------------------------------------------- who is meant
 
 
@@ -279,6 +328,16 @@ def test_given_landmarks_take_no_mask_of_another_face():
     assert found.parsing is None and found.sources["landmarks"] == "given"
     left, _ = two_faces(IMAGE).faces
     assert detections.complete_face(IMAGE, None, left.landmarks, [two_faces]).parsing is not None
+
+
+def test_given_landmarks_of_another_face_ask_for_a_mask(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "us.png")
+    marks = two_faces(IMAGE).faces[1].landmarks
+    (tmp_path / "landmarks.json").write_text(json.dumps({"landmarks2d": marks[None].tolist()}))
+    with pytest.raises(InputError) as raised:
+        complete_views(load_views(tmp_path), [two_faces])
+    assert raised.value.given.startswith("the face at the given landmarks was not parsed: ")
+    assert "give us_mask.png" in raised.value.remedy and "landmarks.json" not in str(raised.value)
 
 
 # ---------------------------------------------------------------- people
@@ -339,127 +398,3 @@ def test_a_person_refuses():
         complete_person(IMAGE, None, None, bad, [])
     empty = complete_person(IMAGE, None, None, None, [nothing])
     assert empty.people == () and empty.mask is None and empty.sources == {}
-
-
-# ---------------------------------------------------------------- files
-
-
-def test_a_detected_folder_is_what_a_fit_would_find(truth, photos, tmp_path):
-    """Landmarks, weights, masks: the same from the folder as from the photographs."""
-    detector = Truth(truth, noise=1.0, hair=20)
-    seen = detect_photographs([photos], tmp_path / "out", [detector])
-    assert [one.name for one in seen] == list(truth.names)
-    assert seen[0].words.startswith("view_000.png: 68 landmarks, ")
-    files = {p.name for p in (tmp_path / "out").iterdir()}
-    kinds = ("{}.png", "{}_labels.png", "{}_overlay.png")
-    assert files == {"landmarks.json", "labels.json"} | {
-        k.format(f"view_{i:03d}") for k in kinds for i in range(3)
-    }
-    direct = complete_views(load_views(photos), [detector])
-    again = load_views(tmp_path / "out", need=("masks", "landmarks"))
-    assert again.names == direct.names
-    same(again, direct, ("images", "mask", "valid"))
-    np.testing.assert_allclose(again.landmarks2d, direct.landmarks2d, atol=1e-3)
-    np.testing.assert_allclose(again.landmark_weights, direct.landmark_weights, atol=1e-4)
-
-
-def test_what_was_found_is_drawn(truth, photos, tmp_path):
-    detector = Truth(truth, hair=40)
-    detect_photographs([photos / "view_001.png"], tmp_path / "out", [detector])
-    picture = np.asarray(Image.open(tmp_path / "out" / "view_001_overlay.png")).astype(int)
-    assert picture.shape == (1024 + 28, 1024, 3)
-    for (u, v), weight in zip(truth.landmarks2d[1], truth.landmark_weights[1], strict=True):
-        u, v = round(4 * u), round(4 * v)
-        patch = picture[v - 5 : v + 6, u - 5 : u + 6]
-        colour = (0, 200, 0) if weight > 0 else (255, 140, 0)
-        assert (abs(patch - colour).sum(-1) < 60).any()
-    plain = np.asarray(Image.open(photos / "view_001.png").resize((1024, 1024))).astype(float)
-    labels = parsing_of(truth.mask[1], 40).repeat(4, 0).repeat(4, 1)
-    for label, share in ((SKIN, 0.45), (HAIR, 0.45), (0, 0.0)):
-        colour = COLOURS.get(FACE_LABELS[label], (0, 0, 0))
-        tinted = (1 - share) * plain + share * np.array(colour)
-        error = abs(picture[:1024] - tinted).max(-1)[labels == label]
-        assert np.quantile(error, 0.8) < 6
-
-
-def test_people_are_written_too(truth, photos, tmp_path):
-    from jaxrecon.detect.openpose import read_openpose
-
-    def person(image):
-        points = truth.landmarks2d[0][:25].astype(np.float32)
-        sure = np.full(25, 0.5, np.float32)
-        return Detections(
-            image.shape[:2], people=(Person(person_box(points), 1.0, points, sure),),
-            mask=truth.mask[0],
-        )  # fmt: skip
-
-    out = tmp_path / "out"
-    detect_photographs([photos / "view_000.png"], out, [Truth(truth)], [person])
-    found = read_openpose(out / "view_000_keypoints.json", (256, 256))
-    np.testing.assert_allclose(found.person.keypoints, truth.landmarks2d[0][:25], atol=1e-3)
-    views = load_views(out)
-    np.testing.assert_array_equal(views.mask, truth.mask[:1])
-    # people alone: no landmarks
-    detect_photographs([photos / "view_000.png"], tmp_path / "body", [nothing], [person])
-    assert load_views(tmp_path / "body").landmarks2d is None
-
-
-def test_a_photograph_without_anything_is_left_out(truth, photos, tmp_path):
-    detector = Truth(truth)
-    del detector.known[next(iter(detector.known))]
-    seen = detect_photographs([photos], tmp_path / "out", [detector])
-    assert [one.kept for one in seen] == [False, True, True]
-    views = load_views(tmp_path / "out", need=("masks", "landmarks"))
-    assert views.names == ("view_001.png", "view_002.png")
-    np.testing.assert_allclose(views.landmarks2d, truth.landmarks2d[1:], atol=1e-3)
-
-
-def test_nothing_is_written_where_nothing_is_found_or_something_stands(photos, tmp_path):
-    def refused(paths, out, match, detector=nothing):
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=match):
-            detect_photographs(paths, out, [detector])
-        assert sorted(tmp_path.rglob("*")) == before
-
-    out = tmp_path / "out"
-    refused([photos], out, "nothing was found in")
-    refused([tmp_path / "absent.png"], out, "no such folder or image")
-    refused([], out, "no PHOTOS")
-    (tmp_path / "b").mkdir()
-    shutil.copy(photos / "view_000.png", tmp_path / "b" / "view_000.png")
-    refused([photos, tmp_path / "b"], out, "several photographs are called view_000")
-    shutil.copy(photos / "view_000.png", tmp_path / "b" / "me_mask.png")
-    refused([tmp_path / "b" / "me_mask.png"], out, "not named like a photograph")
-    refused([photos], tmp_path / "b", "exists and is not an empty folder")
-    (tmp_path / "b" / "broken.png").write_bytes(b"\x89PNG")
-    refused([tmp_path / "b" / "broken.png"], out, "broken.png is not an image")
-
-    def fails(image):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        detect_photographs([photos], out, [fails])
-    assert not out.exists() and not list(tmp_path.glob(".*"))
-
-
-def test_confidence_of_landmarks_weighs_them(tmp_path, truth):
-    folder = tmp_path / "anna"
-    shutil.copytree(DEMO, folder)
-    path = folder / "landmarks.json"
-    document = json.loads(path.read_text())
-    document["confidence"] = np.full((3, 68), 0.25).tolist()
-    path.write_text(json.dumps(document))
-    np.testing.assert_array_equal(
-        load_views(folder).landmark_weights, 0.25 * truth.landmark_weights
-    )
-    for bad in (1.5, -0.1, None, "1", True):
-        document["confidence"][1][5] = bad
-        path.write_text(json.dumps(document))
-        with pytest.raises(InputError, match="confidence is"):
-            load_views(folder)
-
-
-def test_states_are_kept_exactly(truth, photos):
-    found = detections.find(load_views(photos), [Truth(truth)])
-    states = np.frombuffer(zlib.decompress(found[0].states), np.uint8).reshape(256, 256)
-    np.testing.assert_array_equal(states == parsing_labels.BACKGROUND, truth.mask[0] == 0)
