@@ -36,8 +36,7 @@ def detect_person(
     Args:
         network: of `own.load_network("person")`.
         photo: upright RGB.
-        box: [left, top, right, bottom] of the person; None finds it. A photograph in which nobody
-            is found on the pyramid is looked at as a whole, with a score of 0.
+        box: [left, top, right, bottom] of the person; None finds it.
 
     Returns:
         one person, and the mask of what the crop around that person shows of people. Neither where
@@ -51,10 +50,11 @@ def detect_person(
     if box is not None:
         start = in_box(box, photo.shape)
     else:
-        found = find(network, photo, SIDES)
-        whole = Candidate(np.array([width, height]) / 2, 0.9 * max(height, width), 0.0)
+        found = [c for c in find(network, photo, SIDES) if c.score >= DOUBTFUL]
         sure = [c for c in found if c.score >= ENOUGH]
-        start = max(sure or found, key=lambda c: c.score * c.extent, default=whole)
+        if not found:
+            return Detections((height, width))
+        start = max(sure or found, key=lambda c: c.score * c.extent)
     size = network.config.size
 
     def crop_at(candidate: Candidate, ratio: float) -> Crop:
@@ -63,12 +63,12 @@ def detect_person(
 
     crop = crop_at(start, FIRST)
     output = look(network, photo, crop, MIRROR)
-    for _ in range(2 if start.score < 0.5 else 1):
+    for _ in range(2 if start.score < ENOUGH else 1):
         start = bounds(output, crop, start)
         crop = crop_at(start, SECOND)
         output = look(network, photo, crop, MIRROR)
     start = bounds(output, crop, start)
-    if box is None and (start.score < DOUBTFUL or not shows_somebody(output)):
+    if box is None and not shows_somebody(output):
         return Detections((height, width))
 
     scale = crop.side / crop.size
