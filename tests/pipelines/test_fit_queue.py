@@ -230,7 +230,7 @@ def test_bad_subjects_are_reported_and_the_rest_done(whole, fit, rendered, tmp_p
     names = ("anna", "bad", "bert", "carl", "wrong")
     paths = write_subjects(rendered, tmp_path / "in", "anna", "bert", "carl")
     paths += write_subjects(rendered, tmp_path / "in", "bad", "wrong")
-    (tmp_path / "in" / "bad" / "landmarks.json").unlink()
+    (tmp_path / "in" / "bad" / "landmarks.json").write_text("{")
     document = json.loads((tmp_path / "in" / "wrong" / "cameras.json").read_text())
     (tmp_path / "in" / "wrong" / "cameras.json").write_text(
         json.dumps(document | {"units": "metres"})
