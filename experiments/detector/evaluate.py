@@ -31,6 +31,7 @@ from data_pipelines.detector_augment import (
     face_example,
     photograph,
 )
+from experiments.command_line import parse, write_table
 from experiments.detector.config import PRESETS
 from experiments.detector.data import load_split
 from jaxrecon.detect.detections import Detections, Face
@@ -306,20 +307,15 @@ def evaluate(arguments: Arguments) -> dict:
 
 
 def main(arguments: Arguments) -> int:
-    """Exit code."""
-    try:
+    """Print the numbers, and write them where `--out` says; exit code."""
+
+    def shown(arguments: Arguments) -> dict:
         numbers = evaluate(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    text = json.dumps(numbers, indent=1)
-    print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n")
-    return 0
+        print(json.dumps(numbers, indent=1))
+        return numbers
+
+    return write_table(shown, arguments, arguments.out)
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
-
     sys.exit(main(parse(Arguments)))

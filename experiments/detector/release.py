@@ -79,6 +79,6 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
+    from experiments.command_line import parse
 
     sys.exit(main(parse(Arguments)))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -26,9 +25,9 @@ import optax
 from experiments.detector.config import PRESETS, TrainConfig
 from experiments.detector.data import batches, load_backgrounds, load_split
 from experiments.detector.objectives import make_loss, take_pictures, total_loss
+from experiments.run_folder import require_same, write_records
 from jaxrecon.detect.network import DetectorNetwork
-from jaxrecon.errors import InputError, excerpt
-from jaxrecon.geometry.mesh_writers import write_whole
+from jaxrecon.errors import InputError
 from jaxrecon.training import loop
 from jaxrecon.training.checkpoints import Checkpoints
 from jaxrecon.training.state import TrainState, create_state
@@ -214,18 +213,10 @@ def record(config: TrainConfig, out: pathlib.Path, data: dict) -> None:
         InputError: the run was started with another configuration, or with other data: batches
             would not be those of an uninterrupted run.
     """
-    files = {"config.json": dataclasses.asdict(config), "data.json": data}
-    for name, content in files.items():
-        path, text = out / name, json.dumps(content, indent=1)
-        if path.exists() and path.read_text() != text:
-            raise InputError(
-                f"{path}: differs from this {path.stem}: {excerpt(content)}",
-                f"the {path.stem} that the run was started with",
-                "use another --out (with --start to go on from released weights), or the same",
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_whole(out / name, json.dumps(content, indent=1).encode())
+    records = {"config.json": dataclasses.asdict(config), "data.json": data}
+    for name, content in records.items():
+        require_same(out / name, content)
+    write_records(out, records)
 
 
 def main(arguments: Arguments) -> int:
@@ -246,6 +237,6 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
+    from experiments.command_line import parse
 
     sys.exit(main(parse(Arguments)))

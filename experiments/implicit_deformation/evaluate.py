@@ -18,13 +18,13 @@ import sys
 
 import numpy as np
 
-from experiments.implicit_deformation import linear_model
-from experiments.implicit_deformation.command_line import (
+from experiments.command_line import (
     parse,
     view_numbers,
     views_folders,
     write_table,
 )
+from experiments.implicit_deformation import linear_model
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.face_protocol import load_ground_truth, score_face
 from jaxrecon.geometry.registration import procrustes_host

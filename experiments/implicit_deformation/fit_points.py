@@ -205,6 +205,6 @@ def rounded(value):
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
+    from experiments.command_line import parse
 
     sys.exit(main(parse(Arguments)))

@@ -18,7 +18,7 @@ from typing import cast
 
 import numpy as np
 
-from experiments.implicit_deformation.command_line import (
+from experiments.command_line import (
     parse,
     view_numbers,
     views_folders,

@@ -41,8 +41,8 @@ from experiments.implicit_deformation.objectives import (
     initial_parameters,
     stage_objective,
 )
+from experiments.run_folder import require_same, write_records
 from jaxrecon.errors import InputError
-from jaxrecon.geometry.mesh_writers import write_whole
 from jaxrecon.models.parametric.face import load_face_model
 from jaxrecon.training import loop, parallel
 from jaxrecon.training.checkpoints import Checkpoints
@@ -239,19 +239,11 @@ def record(config: TrainConfig, model: pathlib.Path, out: pathlib.Path) -> None:
         InputError: the run was started with another configuration or another head model.
     """
     load_face_model(model)  # a file that is none must not be recorded
-    settings, data = out / "config.json", out / "run.json"
-    text, described = json.dumps(dataclasses.asdict(config), indent=1), describe_model(model)
-    if settings.exists() and settings.read_text() != text:
-        raise InputError(
-            f"{settings}: differs from this configuration",
-            "the configuration the run was started with",
-            "use another --out, or the same options",
-        )
+    settings, data = dataclasses.asdict(config), out / "run.json"
+    require_same(out / "config.json", settings)
     if data.exists():
         require_model(data, model)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, content in ((data, json.dumps(described, indent=1)), (settings, text)):
-        write_whole(path, content.encode())
+    write_records(out, {"run.json": describe_model(model), "config.json": settings})
 
 
 def require_model(data: pathlib.Path, model: pathlib.Path) -> None:
@@ -291,6 +283,6 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from experiments.implicit_deformation.command_line import parse
+    from experiments.command_line import parse
 
     sys.exit(main(parse(Arguments)))

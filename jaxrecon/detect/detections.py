@@ -29,7 +29,7 @@ class Face:
     """One face. What is unknown is None."""
 
     box: Float[np.ndarray, "4"]
-    """float64 [left, top, right, bottom] in pixels: the square region looked at. It may leave the
+    """float64 [left, top, right, bottom] in pixels: a square around the face. It may leave the
     picture."""
     score: float
     """How surely it is a face, in [0, 1]."""

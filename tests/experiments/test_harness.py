@@ -14,9 +14,9 @@ import pytest
 
 from data_pipelines.head_points import SampleConfig
 from data_pipelines.synthetic_head import synthetic_head, write_synthetic_head
+from experiments.command_line import parse_plainly
 from experiments.implicit_deformation import config as presets
 from experiments.implicit_deformation import objectives, train
-from experiments.implicit_deformation.command_line import parse_plainly
 from experiments.implicit_deformation.config import PRESETS, SEEDS, TrainConfig
 from jaxrecon.errors import InputError
 from jaxrecon.interop.weights import config_from_dict
@@ -158,7 +158,7 @@ def test_training_and_release_need_only_what_an_accelerator_machine_has(model, t
         "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from experiments.implicit_deformation import release, train\n"
-        "from experiments.implicit_deformation.command_line import parse\n"
+        "from experiments.command_line import parse\n"
         "model, out = sys.argv[1:]\n"
         "run = ['--model', model, '--out', out + '/run', '--preset', 'tiny', '--minutes', '0']\n"
         "assert train.main(parse(train.Arguments, run)) == 130\n"

@@ -6,12 +6,14 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+import jaxrecon
 from jaxrecon.detect.detections import Detections, Face, face_box
 from jaxrecon.pipelines.views import Views, load_views
 from jaxrecon.types import FACE_LABELS
 
 SKIN, HAIR, CLOTHES = (FACE_LABELS.index(n) for n in ("skin", "hair", "clothes"))
 SOURCE = "a fake"
+DEMO = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
 
 
 def nothing(image: np.ndarray) -> Detections:
@@ -68,3 +70,9 @@ def bare(source: pathlib.Path, folder: pathlib.Path, cameras: bool = False) -> p
             view.pop("gt", None)
         (folder / "cameras.json").write_text(json.dumps(document))
     return folder
+
+
+def same(views: Views, truth: Views, names: tuple[str, ...]) -> None:
+    """Assert that some fields of two views are equal."""
+    for name in names:
+        np.testing.assert_array_equal(getattr(views, name), getattr(truth, name), err_msg=name)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 import zlib
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jaxrecon
 from jaxrecon.detect import parsing_labels
 from jaxrecon.detect.detections import Detections, Face, Person, face_box, person_box
 from jaxrecon.errors import InputError
@@ -20,26 +18,7 @@ from jaxrecon.pipelines.implicit_deformation_inputs import view_data
 from jaxrecon.pipelines.priors import Prior
 from jaxrecon.pipelines.views import check_needs, load_views
 from jaxrecon.types import FACE_LABELS
-from tests.pipelines.fake_detector import CLOTHES, HAIR, SKIN, Truth, bare, nothing
-
-DEMO = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return load_views(DEMO)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """The sample's photographs alone."""
-    return bare(DEMO, tmp_path_factory.mktemp("bare") / "anna")
-
-
-def same(views, truth, names):
-    for name in names:
-        np.testing.assert_array_equal(getattr(views, name), getattr(truth, name), err_msg=name)
-
+from tests.pipelines.fake_detector import CLOTHES, DEMO, HAIR, SKIN, Truth, nothing, same
 
 # ---------------------------------------------------------------- views
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jaxrecon
 from jaxrecon.detect.detections import Detections, Person, person_box
 from jaxrecon.errors import InputError
 from jaxrecon.pipelines.detections import complete_views
@@ -17,25 +16,7 @@ from jaxrecon.pipelines.detections_drawing import COLOURS
 from jaxrecon.pipelines.detections_files import detect_photographs
 from jaxrecon.pipelines.views import check_needs, load_views
 from jaxrecon.types import FACE_LABELS
-from tests.pipelines.fake_detector import HAIR, SKIN, Truth, bare, nothing, parsing_of
-
-DEMO = pathlib.Path(jaxrecon.__file__).parent / "assets" / "samples" / "demo"
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return load_views(DEMO)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """The sample's photographs alone."""
-    return bare(DEMO, tmp_path_factory.mktemp("bare") / "anna")
-
-
-def same(views, truth, names):
-    for name in names:
-        np.testing.assert_array_equal(getattr(views, name), getattr(truth, name), err_msg=name)
+from tests.pipelines.fake_detector import HAIR, SKIN, Truth, nothing, parsing_of, same
 
 
 def test_a_detected_folder_is_what_a_fit_would_find(truth, photos, tmp_path):

@@ -53,9 +53,11 @@ def parse_plainly(cls: type[T], argv: list[str] | None = None) -> T:
     return cls(**vars(parser.parse_args(argv)))
 
 
-def write_table(evaluate: Callable[[T], list[dict]], arguments: T, out: pathlib.Path | None) -> int:
-    """Exit code of a command that makes records, and writes them as JSON where `out` says: 2 with a
-    message where the input is to blame.
+def write_table(
+    evaluate: Callable[[T], list[dict] | dict], arguments: T, out: pathlib.Path | None
+) -> int:
+    """Exit code of a command that makes a record or several, and writes them as JSON where `out`
+    says: 2 with a message where the input is to blame.
     """
     try:
         table = evaluate(arguments)
