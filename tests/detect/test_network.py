@@ -1,5 +1,6 @@
 """The detectors' network: its heads against NumPy, and what being convolutional means."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from jaxrecon.detect.network import (
     POINT_STRIDE,
     DetectorConfig,
     DetectorNetwork,
+    _Pointwise,
     depth_to_space,
     double,
     mean_places,
@@ -44,6 +46,20 @@ def test_depth_to_space_and_double():
                 got[:, i, j], x[:, i // 2, j // 2, 2 * quarter : 2 * quarter + 2]
             )
     np.testing.assert_array_equal(double(jnp.asarray(x)), x.repeat(2, 1).repeat(2, 2))
+
+
+def test_products_of_matrices_are_convolutions_of_one_pixel(variables):
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3, 4))
+    heads = {name: p for name, p in variables["params"].items() if "kernel" in p}
+    assert {"found", "maps", "readings", "labels", "up3_in", "up0_skip"} <= set(heads)
+    for head in heads.values():
+        width = head["kernel"].shape[-1]
+        conv = nn.Conv(width, (1, 1))
+        wanted = conv.apply({"params": head}, x[..., :1].repeat(head["kernel"].shape[2], -1))
+        got = _Pointwise(width).apply(
+            {"params": head}, x[..., :1].repeat(head["kernel"].shape[2], -1)
+        )
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_places_are_means_under_the_softmax():
