@@ -45,6 +45,10 @@ class AugmentConfig:
     """of pictures in which something covers a part of the subject"""
     share_framed: float = 0.25
     """of crops that reach beyond the border of the photograph"""
+    lengthen: bool = True
+    """Below a frame that cuts the subject its last row goes on (a longer coat); otherwise the
+    photograph ends there too, since a longer person would have other bounds.
+    """
 
 
 def mips(image: Float[Array, "s s c"]) -> tuple[Float[Array, "n c"], tuple[int, ...]]:
@@ -157,9 +161,9 @@ def photograph(
     rgba = jnp.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1)
     rows, sides = mips(rgba)
     picture = sample_mips(rows, sides, source, scale)
-    # Below a frame that cuts the subject, its last row goes on (a longer coat); elsewhere nothing.
+    below = (source[..., 1] > side) & cut
     outside = (source[..., 0] < 0) | (source[..., 0] > side) | (source[..., 1] < 0)
-    outside |= (source[..., 1] > side) & ~cut
+    outside |= (source[..., 1] > side) & ~(cut & config.lengthen)
     shown = jnp.where(outside | ~present, 0.0, 1.0)
     picture = picture * shown[..., None]
     alpha = picture[..., 3]
@@ -191,7 +195,8 @@ def photograph(
     )
 
     image = degrade(ks[7], image)
-    image, border = _framed(ks[8], image, config.share_framed, place)
+    ends = below & (not config.lengthen) & present
+    image, border = _framed(ks[8], image, config.share_framed, place, ends)
     labels = jnp.where(border, 0, labels)
     edge = border[pixel[:, 1], pixel[:, 0]]
     edge = jnp.where(flip < 0, edge[order], edge)
@@ -221,8 +226,10 @@ def _own_background(key, behind, photos, size):
     return jnp.where(jax.random.uniform(k_use) < 0.5, part, behind)
 
 
-def _framed(key, image, share, place) -> tuple[Float[Array, "p p 3"], Bool[Array, "p p"]]:
-    """Pixels beyond a border of the photograph are grey, as in the crops of `jaxrecon.detect`."""
+def _framed(key, image, share, place, ends) -> tuple[Float[Array, "p p 3"], Bool[Array, "p p"]]:
+    """Pixels beyond a border of the photograph, or where it `ends`, are grey, as in the crops of
+    `jaxrecon.detect`.
+    """
     size = image.shape[0]
     k_use, k_sides, k_depth = jax.random.split(key, 3)
     # The border leaves the subject's centre in the picture.
@@ -233,6 +240,7 @@ def _framed(key, image, share, place) -> tuple[Float[Array, "p p 3"], Bool[Array
     ij = jnp.arange(size) + 0.5
     x, y = ij[None, :], ij[:, None]
     border = (x < depth[0]) | (y < depth[1]) | (x > size - depth[2]) | (y > size - depth[3])
+    border |= ends
     return jnp.where(border[..., None], 0.5, image), border
 
 

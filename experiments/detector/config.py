@@ -25,7 +25,7 @@ class Weights:
     """cross entropy of the visibility"""
     labels: float = 1.0
     """cross entropy of the labels"""
-    overlap: float = 0.5
+    overlap: float = 1.0
     """one less the mean soft intersection over union of the labels, over the batch"""
     found: float = 1.0
     """cross entropy of the grid that finds subjects, and absolute errors of centre and size"""
@@ -84,6 +84,7 @@ PRESETS = {
             far=(0.25, 0.65),
             turn=8.0,
             share_turned=0.04,
+            lengthen=False,
         ),
         steps=6000,
     ),

@@ -74,7 +74,7 @@ def _binary(logits, truth):
 
 
 def label_loss(
-    logits: Float[Array, "b h w c"], labels: Int[Array, "b h w"], rare: float = 0.5
+    logits: Float[Array, "b h w c"], labels: Int[Array, "b h w"], rare: float = 0.25
 ) -> dict[str, Array]:
     """Cross entropy, classes weighted by their frequency in the batch to the power of -`rare`
     (between 1 and 8 times the commonest), and one less the mean soft intersection over union of

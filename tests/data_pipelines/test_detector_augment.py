@@ -104,6 +104,32 @@ def test_what_is_covered_or_beyond_the_border_is_not_seen(face):
     assert hidden > 3
 
 
+@pytest.mark.parametrize("lengthen", [True, False])
+def test_below_its_frame_a_subject_goes_on_or_the_photograph_ends(lengthen):
+    image = np.full((SIDE, SIDE, 4), 255, np.uint8)
+    image[: SIDE // 2, :, 3] = 0
+    labels = (image[..., 3] > 0).astype(np.uint8)
+    points = np.full((68, 2), SIDE / 2, np.float32)
+    middle = [27, 8, 57]  # a mirrored picture has them at the same places
+    points[middle] = [[20, 20], [70, 20], [20, 70]]
+    config = dataclasses.replace(PLAIN, lengthen=lengthen)
+    y, x = np.mgrid[:64, :64] + 0.5
+    count = 0
+    for seed in range(8):
+        out = picture((image, labels, points, np.ones(68, bool)), jax.random.key(seed), config)
+        corners = np.concatenate([np.asarray(out["points"])[middle], np.ones((3, 1))], 1)
+        to_render = np.linalg.solve(corners, points[middle])
+        place = np.stack([x, y, np.ones_like(x)], -1) @ to_render
+        across = (place[..., 0] > 1) & (place[..., 0] < SIDE - 1)
+        below = across & (place[..., 1] > SIDE + 1)
+        shown = across & (place[..., 1] > SIDE / 2 + 1) & (place[..., 1] < SIDE - 1)
+        seen = np.asarray(out["labels"])
+        assert (seen[shown] == 1).all() and (seen[below] == lengthen).all()
+        assert lengthen or (np.asarray(out["image"])[below] == 0.5).all()
+        count += below.sum()
+    assert count > 500
+
+
 def test_one_key_one_picture(face):
     a, b = (picture(face, jax.random.key(3)) for _ in range(2))
     c = picture(face, jax.random.key(4))
