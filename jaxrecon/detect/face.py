@@ -1,18 +1,19 @@
 """Faces by our own network: found on a pyramid, then looked at upright and closer.
 
 The first look, at the size that the network knows best, tells how the head is turned in the plane;
-two more have the face upright and larger, and the last gives the landmarks. Parsing takes the hair,
-neck and clothes from a wider crop and what is inside the face from the closest one.
+two more have the face upright and larger. Then several together give the landmarks and what is
+inside the face, and wider ones the hair, neck and clothes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxrecon.detect.crops import Crop, cut, feather, paste
+from jaxrecon.detect.crops import Crop, cut
 from jaxrecon.detect.detections import Detections, Face
 from jaxrecon.detect.finding import (
     ENOUGH,
@@ -25,6 +26,7 @@ from jaxrecon.detect.finding import (
     read_grid,
     run_grid,
 )
+from jaxrecon.detect.looks import canvas_around, labels_of, lay, points_of
 from jaxrecon.detect.network import Output
 from jaxrecon.types import LANDMARKS_MIRRORED
 
@@ -32,8 +34,12 @@ SIDES = (64, 128, 256, 512, 1024)
 """Of the levels that faces are sought on, pixels."""
 CLOSE = 1.35
 """Size of the face in the closer crop, over the reference."""
-WIDE = 0.75
-"""The same in the wider one."""
+CLOSE_LOOKS = ((1.35, -8.0), (1.35, 8.0), (1.1, -8.0), (1.1, 8.0))
+"""The last looks at a face: (size over the reference, degrees that the crop is turned)."""
+WIDE_LOOKS = ((0.75, -8.0), (0.75, 8.0), (0.95, 0.0))
+"""Those at what is around it."""
+RIMS = 0.02, 0.15
+"""Share of the side of wide and of close looks over which their labels fade at the rim."""
 EYES_TO_MOUTH = 1.3
 """Distance of the eyes' outer corners over that from the eyes to the mouth, seen from the front,
 of ICT-FaceKit's mean."""
@@ -77,18 +83,17 @@ def detect_faces(
         candidates = [in_box(box, photo.shape, BOX)]
     looked = [_look_closer(network, photo, c, given=box is not None) for c in candidates]
     # Looked at closely, two candidates may turn out to be one face.
-    kept = distinct([c for c, _, _ in looked])
-    best = [one for one in looked if any(one[0] is c for c in kept)]
-    best.sort(key=lambda one: -one[0].score)
-    sure = [one for one in best if one[0].score >= ENOUGH]
-    chosen = sure or [one for one in best[:1] if one[0].score >= DOUBTFUL]
+    best = distinct(looked)
+    sure = [one for one in best if one.score >= ENOUGH]
+    chosen = sure or [one for one in best[:1] if one.score >= DOUBTFUL]
     # The largest of those that surely are faces comes first: it is whom the picture shows.
-    chosen.sort(key=lambda one: -one[0].extent * one[0].score)
-    faces = tuple(_face(candidate, crop, output) for candidate, crop, output in chosen)
+    chosen.sort(key=lambda one: -one.extent * one.score)
     size = (photo.shape[0], photo.shape[1])
-    if not faces:
+    if not chosen:
         return Detections(size)
-    parsing, mask = parse(network, photo, *chosen[0])
+    close = [_looks(network, photo, one, CLOSE_LOOKS) for one in chosen]
+    faces = tuple(_face(one, looks) for one, looks in zip(chosen, close, strict=True))
+    parsing, mask = parse(network, photo, chosen[0], close[0])
     sources = {part: SOURCE for part in ("landmarks", "parsing", "mask")}
     return Detections(
         size,
@@ -99,10 +104,13 @@ def detect_faces(
     )
 
 
-def crop_of(network: Network, candidate: Candidate, ratio: float, angle: float) -> Crop:
-    """The crop in which a candidate has `ratio` times the reference size."""
+def crop_of(network: Network, candidate: Candidate, ratio: float, turn: float = 0.0) -> Crop:
+    """The crop, turned by `turn` degrees from upright, in which a candidate has `ratio` times the
+    reference size.
+    """
     size = network.config.size
     side = size * candidate.extent / (ratio * network.config.reference)
+    angle = candidate.angle + math.radians(turn)
     return Crop(np.asarray(candidate.centre, np.float64), float(side), angle, size)
 
 
@@ -124,26 +132,20 @@ def pose_in_plane(landmarks: Float[np.ndarray, "68 2"]) -> tuple[np.ndarray, flo
 
 def _look_closer(
     network: Network, photo: np.ndarray, candidate: Candidate, given: bool
-) -> tuple[Candidate, Crop, Output]:
-    """The candidate with its place, size and score as the closer looks see them, and the last
-    look.
-    """
-    score, angle = candidate.score, 0.0
-    crop = crop_of(network, candidate, 1.0, angle)
-    output = look(network, photo, crop, MIRROR)
-    for _ in range(2):
-        centre, extent, turn = pose_in_plane(output.points.astype(np.float64))
-        scale = crop.side / crop.size
-        # A wild first look must not lead far away.
-        extent = float(np.clip(extent * scale, candidate.extent / 1.8, candidate.extent * 1.8))
-        angle += turn
-        moved = Candidate(crop.to_photo(centre), extent, score)
-        crop = crop_of(network, moved, CLOSE, angle)
+) -> Candidate:
+    """The candidate with its place, size, turn and score as two closer looks see them."""
+    now = candidate
+    for ratio in (1.0, CLOSE):
+        crop = crop_of(network, now, ratio)
         output = look(network, photo, crop, MIRROR)
-    if not given:
-        middle = crop_of(network, moved, 1.0, angle)
-        score = _score(network, photo, middle)
-    return Candidate(moved.centre, moved.extent, score), crop, output
+        centre, extent, turn = pose_in_plane(output.points.astype(np.float64))
+        # A wild first look must not lead far away.
+        extent *= crop.side / crop.size
+        extent = float(np.clip(extent, candidate.extent / 1.8, candidate.extent * 1.8))
+        now = Candidate(crop.to_photo(centre), extent, candidate.score, now.angle + turn)
+    if given:
+        return now
+    return dataclasses.replace(now, score=_score(network, photo, crop_of(network, now, 1.0)))
 
 
 def _score(network: Network, photo: np.ndarray, crop: Crop) -> float:
@@ -154,51 +156,48 @@ def _score(network: Network, photo: np.ndarray, crop: Crop) -> float:
     return max(near, default=0.0)
 
 
-def _face(candidate: Candidate, crop: Crop, output: Output) -> Face:
-    scale = crop.side / crop.size
-    sigma = np.exp(output.log_spread) * scale
-    confidence = 1.0 / (1.0 + (sigma / (SPREAD * candidate.extent)) ** 2)
+def _looks(
+    network: Network,
+    photo: np.ndarray,
+    candidate: Candidate,
+    kinds: tuple[tuple[float, float], ...],
+) -> list[tuple[Crop, Output]]:
+    """Looks of some kinds (size over the reference, degrees) at a candidate."""
+    crops = [crop_of(network, candidate, ratio, turn) for ratio, turn in kinds]
+    return [(crop, look(network, photo, crop, MIRROR)) for crop in crops]
+
+
+def _face(candidate: Candidate, looks: list[tuple[Crop, Output]]) -> Face:
+    points = points_of(looks)
+    confidence = 1.0 / (1.0 + (points.sigma / (SPREAD * candidate.extent)) ** 2)
     half = BOX * candidate.extent / 2
     return Face(
         box=np.concatenate([candidate.centre - half, candidate.centre + half]),
         score=float(candidate.score),
-        landmarks=crop.to_photo(output.points.astype(np.float64)).astype(np.float32),
-        sigma=sigma.astype(np.float32),
-        visible=output.visible.astype(np.float32),
+        landmarks=points.places,
+        sigma=points.sigma,
+        visible=points.visible,
         confidence=confidence.astype(np.float32),
     )
 
 
 def parse(
-    network: Network, photo: np.ndarray, candidate: Candidate, crop: Crop, output: Output
+    network: Network,
+    photo: np.ndarray,
+    candidate: Candidate,
+    close: list[tuple[Crop, Output]],
 ) -> tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
     """(most probable label, probability of not being background) at every pixel of the photograph;
-    background where no crop reaches.
+    background where no look reaches.
 
     Args:
         network: of faces.
         photo: RGB.
-        candidate, crop, output: of the closest look.
+        candidate: the face.
+        close: the last looks at it.
     """
-    shape = (photo.shape[0], photo.shape[1])
-    wide = crop_of(network, candidate, WIDE, crop.angle)
-    looks = [(wide, look(network, photo, wide, MIRROR), 0.02), (crop, output, 0.15)]
-    layers = []
-    for where, answer, margin in looks:
-        weight = feather(where.size, margin)[..., None]
-        layers.append((answer.labels * weight, where, paste(weight, where, shape)))
-    labels, best = np.zeros(shape, np.uint8), np.ones(shape, np.float32)
-    mask = np.zeros(shape, np.float32)
-    # One label after another: all at once would take gigabytes of a large photograph.
-    for label in range(network.config.labels):
-        plane = np.full(shape, float(label == 0), np.float32)
-        for values, where, (alpha, part) in layers:
-            own, _ = paste(values[..., label : label + 1], where, shape)
-            plane[part] = own[..., 0] + (1.0 - alpha[..., 0]) * plane[part]
-        if label == 0:
-            best, mask = plane, np.clip(1.0 - plane, 0.0, 1.0)
-            continue
-        higher = plane > best
-        labels[higher] = label
-        best = np.where(higher, plane, best)
-    return labels, mask
+    wide = _looks(network, photo, candidate, WIDE_LOOKS)
+    widest = crop_of(network, candidate, min(ratio for ratio, _ in WIDE_LOOKS))
+    canvas = canvas_around(widest)
+    layers = list(zip((wide, close), RIMS, strict=True))
+    return labels_of(lay(canvas, layers), canvas, (photo.shape[0], photo.shape[1]))

@@ -52,6 +52,8 @@ class Candidate:
     """its size as the network's reference means it, pixels of the photograph"""
     score: float
     """in [0, 1]"""
+    angle: float = 0.0
+    """radians by which it is turned in the plane, as `Crop.angle`"""
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,13 +1,18 @@
-"""The person of a photograph by our own network: found on a pyramid, then looked at twice."""
+"""The person of a photograph by our own network: found on a pyramid, then looked at twice,
+each time within the bounds of what was seen before, and then several times at once.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxrecon.detect.crops import Crop, feather, paste
+from jaxrecon.detect.crops import Crop
 from jaxrecon.detect.detections import Detections, Person
 from jaxrecon.detect.finding import ENOUGH, Candidate, Network, find, in_box, look
+from jaxrecon.detect.looks import canvas_around, labels_of, lay, points_of
 from jaxrecon.detect.network import Output
 from jaxrecon.types import BODY_25_MIRRORED
 
@@ -15,6 +20,10 @@ SIDES = (128, 192, 256, 512)
 """Of the levels that people are sought on, pixels."""
 FIRST, SECOND = 0.9, 1.1
 """Size of the person in the two crops, over the reference."""
+LOOKS = ((1.1, -5.0), (1.1, 5.0), (0.95, 0.0))
+"""The last looks: (size over the reference, degrees that the crop is turned)."""
+RIM = 0.01
+"""Share of their side over which their masks fade at the rim."""
 SOURCE = "our own person network"
 """What `Detections.sources` says."""
 DOUBTFUL = 0.2
@@ -57,9 +66,10 @@ def detect_person(
         start = max(sure or found, key=lambda c: c.score * c.extent)
     size = network.config.size
 
-    def crop_at(candidate: Candidate, ratio: float) -> Crop:
+    def crop_at(candidate: Candidate, ratio: float, turn: float = 0.0) -> Crop:
         side = size * candidate.extent / (ratio * network.config.reference)
-        return Crop(np.asarray(candidate.centre, np.float64), float(side), 0.0, size)
+        middle = np.asarray(candidate.centre, np.float64)
+        return Crop(middle, float(side), math.radians(turn), size)
 
     crop = crop_at(start, FIRST)
     output = look(network, photo, crop, MIRROR)
@@ -71,20 +81,19 @@ def detect_person(
     if box is None and not shows_somebody(output):
         return Detections((height, width))
 
-    scale = crop.side / crop.size
-    sigma = np.exp(output.log_spread) * scale
-    confidence = output.visible / (1.0 + (sigma / (SPREAD * start.extent)) ** 2)
+    crops = [crop_at(start, ratio, turn) for ratio, turn in LOOKS]
+    looks = [(crop, look(network, photo, crop, MIRROR)) for crop in crops]
+    points = points_of(looks)
+    confidence = points.visible / (1.0 + (points.sigma / (SPREAD * start.extent)) ** 2)
     half = start.extent / 2
     person = Person(
         box=np.concatenate([start.centre - half, start.centre + half]),
         score=float(start.score),
-        keypoints=crop.to_photo(output.points.astype(np.float64)).astype(np.float32),
+        keypoints=points.places,
         confidence=confidence.astype(np.float32),
     )
-    mask = np.zeros((height, width), np.float32)
-    weight = feather(crop.size, 0.01)[..., None]
-    values, part = paste(output.labels[..., 1:] * weight, crop, (height, width))
-    mask[part] = np.clip(values[..., 0], 0.0, 1.0)
+    canvas = canvas_around(crop_at(start, min(ratio for ratio, _ in LOOKS)))
+    _, mask = labels_of(lay(canvas, [(looks, RIM)]), canvas, (height, width))
     sources = {part: SOURCE for part in ("keypoints", "mask")}
     return Detections((height, width), people=(person,), mask=mask, sources=sources)
 
