@@ -1,12 +1,14 @@
-"""How a fit bears cameras that are unknown or rough, and landmarks that are noisy.
+"""How a fit bears cameras that are unknown or rough, landmarks that are noisy, and photographs of
+which nothing is known.
 
     python -m experiments.implicit_deformation.robustness --subjects DIR --views 0,1,3
 
 Rows: `given` (exact cameras), `estimate` (K known), `no cameras` (nothing known), `rough` (cameras
-with noise taken as exact), `refine` (the same, refined), `landmarks` (noisy ones). Errors are those
-of the face protocol, after ICP with scale where cameras were estimated, else without. Camera errors
-are angles between relative turns of the views and the true ones, and distances of camera centres
-after the best rigid alignment.
+with noise taken as exact), `refine` (the same, refined), `landmarks` (noisy ones), `found` (over
+clutter, landmarks and masks found by our network), `photographs` (the same, and no cameras). Errors
+are those of the face protocol, after ICP with scale where cameras were estimated, else without.
+Camera errors are angles between relative turns of the views and the true ones, and distances of
+camera centres after the best rigid alignment.
 """
 
 from __future__ import annotations
@@ -16,18 +18,22 @@ import pathlib
 import sys
 from typing import cast
 
+import jax
 import numpy as np
 
+from data_pipelines.detector_pixels import clutter
 from experiments.command_line import (
     parse,
     view_numbers,
     views_folders,
     write_table,
 )
+from jaxrecon.detect.own import face_detector
 from jaxrecon.errors import InputError
 from jaxrecon.evaluation.face_protocol import score_face
 from jaxrecon.geometry.registration import procrustes_host
 from jaxrecon.pipelines import implicit_deformation as pipeline
+from jaxrecon.pipelines.detections import complete_views
 from jaxrecon.pipelines.implicit_deformation_inputs import UNIT_MM, CameraChoice
 from jaxrecon.pipelines.views import Views, load_views
 from jaxrecon.types import Cameras
@@ -39,6 +45,8 @@ CHOICES: dict[str, CameraChoice] = {
     "rough": "given",
     "refine": "refine",
     "landmarks": "given",
+    "found": "given",
+    "photographs": "estimate",
 }
 
 
@@ -63,7 +71,7 @@ class Arguments:
     weights: pathlib.Path | None = None
     """Weights without suffix; the released ones if not given."""
     seed: int = 0
-    """Of the noise."""
+    """Of the noise and the clutter."""
     out: pathlib.Path | None = None
     """JSON file for the numbers."""
 
@@ -111,8 +119,29 @@ def camera_errors(found: Cameras, true: Cameras, scale: bool) -> tuple[float, fl
     return float(np.degrees(np.mean(angles))), float(distance)
 
 
+def as_photographs(views: Views, seed: int) -> Views:
+    """The views over procedural clutter, without masks and landmarks."""
+    height, width = views.images.shape[1:3]
+    size = -(-max(height, width) // 8) * 8
+    keys = jax.random.split(jax.random.key(seed), len(views.names))
+    draw = jax.jit(clutter, static_argnums=1)
+    walls = np.stack([draw(key, size) for key in keys])[:, :height, :width]
+    alpha = cast(np.ndarray, views.mask)[..., None]
+    return dataclasses.replace(
+        views,
+        images=np.float32(walls + alpha * (views.images - walls)),
+        mask=None,
+        landmarks2d=None,
+        landmark_weights=None,
+        landmark_valid=None,
+    )
+
+
 def disturbed(views: Views, row: str, arguments: Arguments) -> Views:
     """The views as a row wants them."""
+    if row in ("found", "photographs"):
+        views = complete_views(as_photographs(views, arguments.seed), [face_detector()])
+        row = "no cameras" if row == "photographs" else row
     cameras = cast(Cameras, views.cameras)
     if row == "no cameras":
         return dataclasses.replace(views, cameras=None, intrinsics=None, units=None)

@@ -14,6 +14,7 @@ from jaxrecon.pipelines.views import load_views
 from jaxrecon.types import Cameras
 from tests.fitting import linear_space
 from tests.pipelines import toy_prior
+from tests.pipelines.fake_detector import Truth
 
 THREE = linear_space.cameras((-0.5, 0.1, 0.6))
 
@@ -70,8 +71,11 @@ def subjects(toy_model, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def test_every_row_disturbs_what_it_says(subjects):
+def test_every_row_disturbs_what_it_says(subjects, monkeypatch):
     views = load_views(subjects / "anna")
+    spoiled = robustness.as_photographs(views, 3)
+    seen = Truth(dataclasses.replace(views, images=spoiled.images))
+    monkeypatch.setattr(robustness, "face_detector", lambda: seen)
     arguments = robustness.Arguments(subjects, pixels=2.0, seed=3)
     change = {row: robustness.disturbed(views, row, arguments) for row in robustness.CHOICES}
     for row in ("given", "estimate"):
@@ -80,6 +84,13 @@ def test_every_row_disturbs_what_it_says(subjects):
     assert nothing.cameras is None and nothing.intrinsics is None
     noise = change["landmarks"].landmarks2d - views.landmarks2d
     assert abs(noise.std() - 2.0) < 0.2 and change["landmarks"].cameras is views.cameras
+    inside = views.mask == 1
+    np.testing.assert_allclose(spoiled.images[inside], views.images[inside], atol=1e-6)
+    assert spoiled.images[views.mask == 0].std() > 0.05
+    for row in ("found", "photographs"):
+        assert change[row].detections and (change[row].mask == views.mask).mean() > 0.99
+        np.testing.assert_allclose(change[row].landmarks2d, views.landmarks2d)
+    assert change["found"].cameras is views.cameras and change["photographs"].cameras is None
     shift = centres(change["refine"].cameras) - centres(views.cameras)
     np.testing.assert_allclose(np.linalg.norm(shift, axis=1), 5.0, rtol=1e-6)
     metres = dataclasses.replace(views, units="metres")
