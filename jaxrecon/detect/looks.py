@@ -51,7 +51,7 @@ def points_of(looks: Sequence[tuple[Crop, Output]]) -> Points:
         places=mean.astype(np.float32),
         # Errors of the looks are alike: the mean is not taken to be surer than they are.
         sigma=np.exp(logs.mean(0)).astype(np.float32),
-        visible=np.mean([output.visible for _, output in looks], axis=0, dtype=np.float32),
+        visible=np.stack([output.visible for _, output in looks]).mean(0).astype(np.float32),
     )
 
 
