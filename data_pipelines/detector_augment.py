@@ -45,6 +45,8 @@ class AugmentConfig:
     """of pictures in which something covers a part of the subject"""
     share_framed: float = 0.25
     """of crops that reach beyond the border of the photograph"""
+    degraded: bool = True
+    """exposure, blur, noise and JPEG"""
     lengthen: bool = True
     """Below a frame that cuts the subject its last row goes on (a longer coat); otherwise the
     photograph ends there too, since a longer person would have other bounds.
@@ -194,7 +196,8 @@ def photograph(
         jnp.where(flip < 0, a[order], a.astype(a.dtype)) for a in (points, inside, visible)
     )
 
-    image = degrade(ks[7], image)
+    if config.degraded:
+        image = degrade(ks[7], image)
     ends = below & (not config.lengthen) & present
     image, border = _framed(ks[8], image, config.share_framed, place, ends)
     labels = jnp.where(border, 0, labels)

@@ -59,6 +59,8 @@ class Arguments:
     """Pictures."""
     size: int = 256
     """Of the pictures made of shards, pixels (a multiple of 8)."""
+    plain: bool = False
+    """Nothing before the people, and no exposure, blur, noise or JPEG: people over clutter."""
     seed: int = 12345
     """Of backgrounds, crops, blur and noise; a training run has others."""
     out: pathlib.Path | None = None
@@ -73,7 +75,13 @@ def test_pictures(arguments: Arguments) -> list[dict]:
     usual = PRESETS[subject].augment
     # The share of the picture that a subject takes is that of training, whatever the size.
     config = dataclasses.replace(
-        usual, size=arguments.size, share_far=0.0, share_empty=0.0, share_framed=0.0
+        usual,
+        size=arguments.size,
+        share_far=0.0,
+        share_empty=0.0,
+        share_framed=0.0,
+        share_occluded=0.0 if arguments.plain else usual.share_occluded,
+        degraded=not arguments.plain,
     )
     make = _picture(config, subject)
     keys = jax.random.split(jax.random.key(arguments.seed), len(data["image"]))
