@@ -214,11 +214,16 @@ def _line(r: dict) -> str:
 
 
 def summary(table: list[dict]) -> list[str]:
-    """One line a row; for `refine`, also the part of the lost accuracy that came back."""
+    """One line a row, with ratios to `given` where it is there; for `refine`, also the part of the
+    lost accuracy that came back.
+    """
     lines, errors = [], {(r["subject"], r["row"]): r["mean"] for r in table}
     for row in dict.fromkeys(r["row"] for r in table):
         ratios = [r["ratio"] for r in table if r["row"] == row]
-        text = f"{row}: ratio to given, median {np.median(ratios):.2f}, largest {max(ratios):.2f}"
+        mean = np.mean([r["mean"] for r in table if r["row"] == row])
+        text = f"{row}: mean {mean:.3f} mm"
+        if np.isfinite(ratios).all():
+            text += f"; ratio to given, median {np.median(ratios):.2f}, largest {max(ratios):.2f}"
         subjects = [r["subject"] for r in table if r["row"] == row]
         if row == "refine" and all((s, n) in errors for s in subjects for n in ("given", "rough")):
             back = [
