@@ -4,6 +4,7 @@ The order matters: the environment is set before jax is imported, and the import
 before anything else of jaxrecon is. Warnings are errors; exceptions are listed in setup.cfg.
 """
 
+import gc
 import os
 import pathlib
 
@@ -37,6 +38,22 @@ jaxtyping.install_import_hook("jaxrecon", "beartype.beartype")
 # The first example of a property compiles: no deadline. The same examples in every run.
 hypothesis.settings.register_profile("jaxrecon", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("jaxrecon")
+
+
+MAPPINGS = 25_000
+"""Mappings of memory, of the 65,530 that Linux allows a process, above which compiled programs are
+forgotten. Each has several, and a process that has no more ends without a word.
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Forget compiled programs after a module, where there are many."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
