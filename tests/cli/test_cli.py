@@ -127,11 +127,9 @@ def test_version(capsys):
 
 
 def test_codes_reach_the_shell(tmp_path):
-    code = "import sys; from jaxrecon.cli.main import main; sys.exit(main(sys.argv[1:]))"
-
     def run(*argv):
         return subprocess.run(
-            [sys.executable, "-c", code, *argv], cwd=ROOT, stdin=subprocess.DEVNULL
+            [sys.executable, "-m", "jaxrecon", *argv], cwd=ROOT, stdin=subprocess.DEVNULL
         ).returncode
 
     assert [run("cite", "pamir"), run("cite", "nerf"), run("fit")] == [0, 2, 2]
