@@ -34,12 +34,16 @@ SIDES = (64, 128, 256, 512, 1024)
 """Of the levels that faces are sought on, pixels."""
 CLOSE = 1.35
 """Size of the face in the closer crop, over the reference."""
-CLOSE_LOOKS = ((1.35, -8.0), (1.35, 8.0), (1.1, -8.0), (1.1, 8.0))
+CLOSE_LOOKS = ((1.35, -8.0), (1.35, 8.0), (1.1, -8.0), (1.1, 8.0), (1.7, -6.0), (1.7, 6.0))
 """The last looks at a face: (size over the reference, degrees that the crop is turned)."""
 WIDE_LOOKS = ((0.75, -8.0), (0.75, 8.0), (0.95, 0.0))
 """Those at what is around it."""
-RIMS = 0.02, 0.15
-"""Share of the side of wide and of close looks over which their labels fade at the rim."""
+FAR_LOOKS = ((0.55, 0.0),)
+"""Those at what is further away."""
+RIMS = 0.02, 0.05, 0.15
+"""Share of the side of far, wide and close looks over which their labels fade at the rim."""
+FINENESS = 3.1
+"""Pixels that labels are laid on for one of a far look: as many as the closest look has."""
 EYES_TO_MOUTH = 1.3
 """Distance of the eyes' outer corners over that from the eyes to the mouth, seen from the front,
 of ICT-FaceKit's mean."""
@@ -196,8 +200,9 @@ def parse(
         candidate: the face.
         close: the last looks at it.
     """
+    far = _looks(network, photo, candidate, FAR_LOOKS)
     wide = _looks(network, photo, candidate, WIDE_LOOKS)
-    widest = crop_of(network, candidate, min(ratio for ratio, _ in WIDE_LOOKS))
-    canvas = canvas_around(widest)
-    layers = list(zip((wide, close), RIMS, strict=True))
+    widest = crop_of(network, candidate, min(ratio for ratio, _ in FAR_LOOKS))
+    canvas = canvas_around(widest, FINENESS)
+    layers = list(zip((far, wide, close), RIMS, strict=True))
     return labels_of(lay(canvas, layers), canvas, (photo.shape[0], photo.shape[1]))

@@ -18,8 +18,6 @@ from jaxrecon.detect.network import Output
 
 ROOM = 1.15
 """Side of the canvas over that of the widest look: corners of turned ones reach further."""
-FINENESS = 2
-"""Pixels of the canvas a pixel of the widest look: closer ones lose nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +53,14 @@ def points_of(looks: Sequence[tuple[Crop, Output]]) -> Points:
     )
 
 
-def canvas_around(widest: Crop) -> Crop:
-    """The crop on which the labels of looks are laid, turned as the widest of them."""
-    size = round(ROOM * FINENESS * widest.size)
+def canvas_around(widest: Crop, fineness: float = 2.0) -> Crop:
+    """The crop on which the labels of looks are laid, turned as the widest of them.
+
+    Args:
+        widest: of the looks.
+        fineness: pixels of the canvas a pixel of the widest look.
+    """
+    size = round(ROOM * fineness * widest.size)
     return Crop(widest.centre, ROOM * widest.side, widest.angle, size)
 
 
