@@ -125,13 +125,9 @@ def held_out(config: TrainConfig, data: dict):
         )
     keys = jax.random.split(jax.random.key(config.seed + 1), count)
     chosen = {n: value[:count] for n, value in data.items() if n != "seed"} | {"key": keys}
-    pictures = jax.tree.map(
-        lambda *parts: np.concatenate(parts),
-        *(
-            jax.device_get(jax.jit(functools.partial(take_pictures, config))(part))
-            for part in _parts(chosen, config.batch)
-        ),
-    )
+    take = jax.jit(functools.partial(take_pictures, config))
+    taken = [jax.device_get(take(part)) for part in _parts(chosen, config.batch)]
+    pictures = jax.tree.map(lambda *parts: np.concatenate(parts), *taken)
 
     @jax.jit
     def measure(params, stats, batch):
