@@ -28,8 +28,8 @@ LEVELS = {
     "jaxrecon.detect": 5,
     "jaxrecon.pipelines": 6,
     "jaxrecon.cli": 7,
-    "jaxrecon.__main__": 8,
     "jaxrecon.viewer": 7,
+    "jaxrecon.__main__": 8,
 }
 BLIND_TO_SYSTEMS = ("jaxrecon.fitting", "jaxrecon.training", "jaxrecon.evaluation")
 OUTSIDE = ("data_pipelines", "experiments", "benchmarks", "tests")
