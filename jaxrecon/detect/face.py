@@ -26,7 +26,7 @@ from jaxrecon.detect.finding import (
     read_grid,
     run_grid,
 )
-from jaxrecon.detect.looks import canvas_around, labels_of, lay, points_of
+from jaxrecon.detect.looks import canvas_around, follow_edges, labels_of, lay, points_of
 from jaxrecon.detect.network import Output
 from jaxrecon.types import LANDMARKS_MIRRORED
 
@@ -44,6 +44,9 @@ RIMS = 0.02, 0.05, 0.15
 """Share of the side of far, wide and close looks over which their labels fade at the rim."""
 FINENESS = 3.1
 """Pixels that labels are laid on for one of a far look: as many as the closest look has."""
+WINDOWS = 0.2, 0.06
+"""Half the sides of the windows in which mask and labels follow edges, over the distance of the
+eyes' outer corners."""
 EYES_TO_MOUTH = 1.3
 """Distance of the eyes' outer corners over that from the eyes to the mouth, seen from the front,
 of ICT-FaceKit's mean."""
@@ -205,4 +208,7 @@ def parse(
     widest = crop_of(network, candidate, min(ratio for ratio, _ in FAR_LOOKS))
     canvas = canvas_around(widest, FINENESS)
     layers = list(zip((far, wide, close), RIMS, strict=True))
-    return labels_of(lay(canvas, layers), canvas, (photo.shape[0], photo.shape[1]))
+    extent = candidate.extent * canvas.size / canvas.side
+    reach = [ratio * extent for ratio in WINDOWS]
+    values = follow_edges(photo, canvas, lay(canvas, layers), *reach)
+    return labels_of(values, canvas, (photo.shape[0], photo.shape[1]))

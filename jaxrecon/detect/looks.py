@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxrecon.detect.crops import Crop, feather, paste
+from jaxrecon.detect.crops import Crop, cut, feather, paste
+from jaxrecon.detect.guided import guided_filter
 from jaxrecon.detect.network import Output
 
 ROOM = 1.15
@@ -99,6 +100,41 @@ def _within(crop: Crop, canvas: Crop) -> Crop:
     away = np.array([[c, s], [-s, c]]) @ (crop.centre - canvas.centre)
     centre = scale * away + canvas.size / 2
     return Crop(centre, scale * crop.side, crop.angle - canvas.angle, crop.size)
+
+
+def follow_edges(
+    photo: UInt8[np.ndarray, "h w 3"],
+    canvas: Crop,
+    values: Float[np.ndarray, "s s c"],
+    wide: float,
+    narrow: float = 0.0,
+) -> Float[np.ndarray, "s s c"]:
+    """Probabilities whose bounds follow the edges of the photograph (`guided.guided_filter`): first
+    of the subject against the background, with wide windows, then of the labels within it.
+
+    Args:
+        photo: RGB.
+        canvas: on which the values lie.
+        values: of `lay`; label 0 is the background.
+        wide: half the side of the windows of the subject, pixels of the canvas.
+        narrow: of the labels; of no matter where there are two.
+
+    Returns:
+        probabilities on the canvas, which sum to at most 1: to less where something is the subject
+        and no label is near.
+    """
+    guide = cut(photo, canvas)
+    # Beyond the photograph there is nothing to learn.
+    middles = np.arange(canvas.size) + 0.5
+    places = canvas.to_photo(np.stack(np.meshgrid(middles, middles), axis=-1))
+    weight = np.all((places > 0) & (places < np.array(photo.shape[1::-1])), axis=-1)
+    weight = weight.astype(np.float64)
+    subject = guided_filter(guide, 1.0 - values[..., :1], max(1, round(wide)), weight=weight)
+    labels = subject
+    if values.shape[-1] > 2:
+        labels = guided_filter(guide, values[..., 1:], max(1, round(narrow)), weight=weight)
+        labels *= subject / np.maximum(labels.sum(-1, keepdims=True), 1e-6)
+    return np.concatenate([1.0 - subject, labels], axis=-1)
 
 
 def labels_of(

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from jaxrecon.detect.crops import Crop
 from jaxrecon.detect.detections import Detections, Person
 from jaxrecon.detect.finding import ENOUGH, Candidate, Network, find, in_box, look
-from jaxrecon.detect.looks import canvas_around, labels_of, lay, points_of
+from jaxrecon.detect.looks import canvas_around, follow_edges, labels_of, lay, points_of
 from jaxrecon.detect.network import Output
 from jaxrecon.types import BODY_25_MIRRORED
 
@@ -24,6 +24,8 @@ LOOKS = ((1.1, -5.0), (1.1, 5.0), (0.95, 0.0))
 """The last looks: (size over the reference, degrees that the crop is turned)."""
 RIM = 0.01
 """Share of their side over which their masks fade at the rim."""
+WINDOW = 0.14
+"""Half the side of the windows in which the mask follows edges, over the person's longer side."""
 SOURCE = "our own person network"
 """What `Detections.sources` says."""
 DOUBTFUL = 0.2
@@ -93,7 +95,9 @@ def detect_person(
         confidence=confidence.astype(np.float32),
     )
     canvas = canvas_around(crop_at(start, min(ratio for ratio, _ in LOOKS)))
-    _, mask = labels_of(lay(canvas, [(looks, RIM)]), canvas, (height, width))
+    reach = WINDOW * start.extent * canvas.size / canvas.side
+    values = follow_edges(photo, canvas, lay(canvas, [(looks, RIM)]), reach)
+    _, mask = labels_of(values, canvas, (height, width))
     sources = {part: SOURCE for part in ("keypoints", "mask")}
     return Detections((height, width), people=(person,), mask=mask, sources=sources)
 
