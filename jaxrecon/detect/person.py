@@ -20,7 +20,7 @@ SIDES = (128, 192, 256, 512)
 """Of the levels that people are sought on, pixels."""
 FIRST, SECOND = 0.9, 1.1
 """Size of the person in the two crops, over the reference."""
-LOOKS = ((1.1, -5.0), (1.1, 5.0), (0.95, 0.0))
+LOOKS = ((1.1, -5.0), (1.1, 5.0), (1.3, 0.0))
 """The last looks: (size over the reference, degrees that the crop is turned)."""
 RIM = 0.01
 """Share of their side over which their masks fade at the rim."""

@@ -106,7 +106,9 @@ def load_weights(path: str | pathlib.Path) -> tuple[dict, dict[str, Any]]:
     for file in (arrays, header):
         if not file.is_file():
             raise InputError(
-                f"{file}: no such file", "weights as NAME.safetensors beside NAME.json"
+                f"{file}: no such file",
+                "weights as NAME.safetensors beside NAME.json",
+                "give the path of one of the two, or both without their endings",
             )
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: larger than 1 GiB", "released weights")

@@ -54,7 +54,7 @@ def test_landmarks_and_sides(demo, found):
 
 def test_parsing_and_mask(demo, found):
     for i, seen in enumerate(found):
-        assert overlap(seen.mask > 0.5, demo.mask[i] > 0.5) > 0.93
+        assert overlap(seen.mask > 0.5, demo.mask[i] > 0.5) > 0.98
         named = dict(enumerate(FACE_LABELS))
         points = demo.landmarks2d[i]
         tip, lip = np.floor(points[30]).astype(int), np.floor(points[[51, 57]]).astype(int)
@@ -76,7 +76,7 @@ def test_people(shared, body):
     alpha = image[..., 3:]
     over = alpha * (image[..., :3] - 0.6) + 0.6
     seen = own.person_detector()(np.round(255 * over).astype(np.uint8))
-    assert overlap(seen.mask > 0.5, alpha[..., 0] > 0.5) > 0.8
+    assert overlap(seen.mask > 0.5, alpha[..., 0] > 0.5) > 0.9
     joints = np.asarray(people["joints2d"][0])[[people["joint_names"].index(n) for n in SIDED]]
     points = seen.person.keypoints[[BODY_25.index(n) for n in SIDED]]
     height = np.ptp(np.nonzero(alpha[..., 0] > 0.5)[0])
