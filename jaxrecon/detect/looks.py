@@ -116,7 +116,7 @@ def follow_edges(
         photo: RGB.
         canvas: on which the values lie.
         values: of `lay`; label 0 is the background.
-        wide: half the side of the windows of the subject, pixels of the canvas.
+        wide: half the side of the windows of the subject, pixels of the photograph.
         narrow: of the labels; of no matter where there are two.
 
     Returns:
@@ -127,12 +127,16 @@ def follow_edges(
     # Beyond the photograph there is nothing to learn.
     middles = np.arange(canvas.size) + 0.5
     places = canvas.to_photo(np.stack(np.meshgrid(middles, middles), axis=-1))
-    weight = np.all((places > 0) & (places < np.array(photo.shape[1::-1])), axis=-1)
-    weight = weight.astype(np.float64)
-    subject = guided_filter(guide, 1.0 - values[..., :1], max(1, round(wide)), weight=weight)
+    within = np.all((places > 0) & (places < np.array(photo.shape[1::-1])), axis=-1)
+
+    def snapped(part, reach: float):
+        radius = max(1, round(reach * canvas.size / canvas.side))
+        return guided_filter(guide, part, radius, weight=within.astype(np.float64))
+
+    subject = snapped(1.0 - values[..., :1], wide)
     labels = subject
     if values.shape[-1] > 2:
-        labels = guided_filter(guide, values[..., 1:], max(1, round(narrow)), weight=weight)
+        labels = snapped(values[..., 1:], narrow)
         labels *= subject / np.maximum(labels.sum(-1, keepdims=True), 1e-6)
     return np.concatenate([1.0 - subject, labels], axis=-1)
 

@@ -95,8 +95,8 @@ def detect_person(
         confidence=confidence.astype(np.float32),
     )
     canvas = canvas_around(crop_at(start, min(ratio for ratio, _ in LOOKS)))
-    reach = WINDOW * start.extent * canvas.size / canvas.side
-    values = follow_edges(photo, canvas, lay(canvas, [(looks, RIM)]), reach)
+    values = lay(canvas, [(looks, RIM)])
+    values = follow_edges(photo, canvas, values, WINDOW * start.extent)
     _, mask = labels_of(values, canvas, (height, width))
     sources = {part: SOURCE for part in ("keypoints", "mask")}
     return Detections((height, width), people=(person,), mask=mask, sources=sources)
