@@ -168,3 +168,6 @@ def test_what_lies_beyond_the_photograph_teaches_nothing():
     values = np.concatenate([1 - values, values], axis=-1).astype(np.float32)
     out = follow_edges(photo, canvas, values, 20.0)
     assert np.array_equal(out[:64, 16:80, 1] > 0.5, inside[:64, 16:80])
+    values[64:] = [0.1, 0.9]  # what the network says there does not matter either
+    again = follow_edges(photo, canvas, values, 20.0)
+    np.testing.assert_allclose(again[:64, 16:80], out[:64, 16:80], atol=1e-6)
