@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 import sys
 import time
 from typing import Any
@@ -37,6 +38,8 @@ WARM_UP = 200
 """Steps in which the learning rate rises."""
 CLIP = 10.0
 """Norm that gradients are clipped to."""
+FIRST_SCALE = 0.1
+"""Of what residual convolutions add that the weights of `--start` lack."""
 HELD_OUT = 128
 """Pictures that a run measures itself on."""
 
@@ -60,7 +63,7 @@ class Arguments:
     seed: int = 0
     """Of initialisation, order and pictures."""
     start: pathlib.Path | None = None
-    """Weights to start from, of `release`, instead of random ones."""
+    """Weights to start from, of `release`, instead of random ones; they may have fewer blocks."""
     photos: pathlib.Path | None = None
     """Folder of photographs without people, as backgrounds in half of the pictures."""
     minutes: float | None = None
@@ -91,10 +94,27 @@ def initial_state(config: TrainConfig, start: pathlib.Path | None = None) -> Tra
         from jaxrecon.interop.weights import load_weights
 
         tree, _ = load_weights(start)
+        tree = grown(tree, jax.device_get(dict(variables)))
         if jax.tree.map(np.shape, tree) != jax.tree.map(np.shape, dict(variables)):
             raise InputError(f"{start}: weights of another network", "those of this preset", "")
         params, stats = tree["params"], tree["batch_stats"]
     return create_state(params, optimiser(config), key, stats)
+
+
+def grown(tree: dict, variables: dict) -> dict:
+    """Weights with the residual convolutions of `variables` that they lack, which at first say
+    little (`FIRST_SCALE`).
+    """
+    if set(tree) != set(variables):  # weights of something else
+        return tree
+    tree = {collection: dict(modules) for collection, modules in tree.items()}
+    for name in variables["params"]:
+        if re.fullmatch(r"(level|up)\d_\d+", name) and name not in tree["params"]:
+            new = variables["params"][name]
+            scale = FIRST_SCALE * new["norm"]["scale"]
+            tree["params"][name] = {**new, "norm": {**new["norm"], "scale": scale}}
+            tree["batch_stats"][name] = variables["batch_stats"][name]
+    return tree
 
 
 def resolve(arguments: Arguments) -> TrainConfig:

@@ -56,12 +56,19 @@ class DetectorConfig:
     """channels at strides 2, 4, 8, 16, 32"""
     up_widths: tuple[int, ...] = (24, 48, 64, 96)
     """channels at strides 2, 4, 8, 16 on the way up"""
+    blocks: tuple[int, ...] = (0, 1, 2, 2, 2)
+    """residual convolutions at strides 2, 4, 8, 16, 32"""
+    up_blocks: tuple[int, ...] = (0, 0, 0, 0)
+    """the same at strides 2, 4, 8, 16 on the way up"""
 
     def __post_init__(self):
         if self.size % MULTIPLE or self.size < 2 * MULTIPLE:
             raise ValueError(f"size is {self.size}; expected a multiple of {MULTIPLE}, at least 64")
         if len(self.widths) != 5 or len(self.up_widths) != 4:
             raise ValueError("widths of five levels down and four up")
+        lengths = len(self.blocks), len(self.up_blocks)
+        if lengths != (5, 4) or min(*self.blocks, *self.up_blocks) < 0:
+            raise ValueError("numbers of blocks of five levels down and four up")
         if min(self.points, self.labels - 1, *self.widths, *self.up_widths) < 1:
             raise ValueError("numbers of points, labels and channels are positive")
 
@@ -177,10 +184,10 @@ class DetectorNetwork(nn.Module):
 
         x = (jnp.asarray(images) - 0.5) * 4.0
         x = conv("stem", config.widths[0], x, 2, 5)
-        down = [x := conv("level0", config.widths[0], x)]
-        for i, width in enumerate(config.widths[1:], 1):
-            x = conv(f"level{i}_down", width, x, 2)
-            for j in range(1 + (i > 1)):
+        down = []
+        for i, width in enumerate(config.widths):
+            x = conv("level0", width, x) if i == 0 else conv(f"level{i}_down", width, x, 2)
+            for j in range(config.blocks[i]):
                 x = x + conv(f"level{i}_{j}", width, x)
             down.append(x)
         ups = []
@@ -188,6 +195,8 @@ class DetectorNetwork(nn.Module):
             width = config.up_widths[i]
             x = double(dense(f"up{i}_in", width, x)) + dense(f"up{i}_skip", width, down[i])
             x = conv(f"up{i}", width, nn.relu(x))
+            for j in range(config.up_blocks[i]):
+                x = x + conv(f"up{i}_{j}", width, x)
             ups.append(x)
         at16, _, at4, at2 = ups
 

@@ -101,7 +101,16 @@ def test_an_untrained_network_is_unsure(variables):
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": 100}, {"size": 32}, {"widths": (4,) * 4}, {"points": 0}, {"labels": 1}]
+    "change",
+    [
+        {"size": 100},
+        {"size": 32},
+        {"widths": (4,) * 4},
+        {"points": 0},
+        {"labels": 1},
+        {"blocks": (1,) * 4},
+        {"up_blocks": (0, 0, 0, -1)},
+    ],
 )
 def test_impossible_networks_are_refused(change):
     with pytest.raises(ValueError):

@@ -13,9 +13,16 @@ from experiments.detector import config as configs
 from experiments.detector import data, evaluate, objectives, release, train
 from jaxrecon.detect.detections import Detections, Face, Person
 from jaxrecon.detect.finding import Network
-from jaxrecon.detect.network import FIND_STRIDE, OFFSET, DetectorConfig, Output
-from jaxrecon.detect.own import load_network
+from jaxrecon.detect.network import (
+    FIND_STRIDE,
+    OFFSET,
+    DetectorConfig,
+    DetectorNetwork,
+    Output,
+)
+from jaxrecon.detect.own import ASSETS, load_network
 from jaxrecon.errors import InputError
+from jaxrecon.interop.weights import save_weights
 from tests.models.slopes import along, central_difference, random_direction
 
 NETWORK = DetectorConfig(points=3, labels=4, size=64, reference=20.0)
@@ -213,6 +220,41 @@ def test_a_tiny_run_trains_stops_goes_on_and_is_released(shards, tmp_path, monke
         train.train(other, shards, tmp_path / "a")
     with pytest.raises(InputError, match="data.json: differs"):
         train.train(tiny, shards, tmp_path / "a", start=tmp_path / "weights")
+
+
+def test_weights_of_fewer_blocks_start_a_network_of_more(tmp_path):
+    tiny = configs.PRESETS["tiny"]
+    state = train.initial_state(tiny)
+    tree = {"params": dict(state.params), "batch_stats": dict(state.batch_stats)}
+    save_weights(tmp_path / "weights", tree, {"system": "detector_face"})
+    network = dataclasses.replace(tiny.network, blocks=(1, 1, 2, 3, 2), up_blocks=(0, 0, 2, 0))
+    deeper = dataclasses.replace(tiny, network=network)
+    grown = train.initial_state(deeper, tmp_path / "weights")
+    added = set(grown.params) - set(state.params)
+    assert added == {"level0_0", "level3_2", "up2_0", "up2_1"}
+    images = np.random.default_rng(0).uniform(size=(2, 64, 64, 3)).astype(np.float32)
+
+    def answers(config, params, stats):
+        variables = {"params": params, "batch_stats": stats}
+        return jax.tree.leaves(jax.jit(DetectorNetwork(config.network).apply)(variables, images))
+
+    before = answers(tiny, state.params, state.batch_stats)
+    silent = dict(grown.params)
+    for name in added:
+        norm = silent[name]["norm"]
+        np.testing.assert_allclose(norm["scale"], train.FIRST_SCALE)
+        silent[name] = {**silent[name], "norm": {**norm, "scale": 0 * norm["scale"]}}
+    for a, b in zip(answers(deeper, silent, grown.batch_stats), before, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    # But they are not dead: what they add has gradients.
+    after = answers(deeper, grown.params, grown.batch_stats)
+    assert max(float(jnp.abs(a - b).max()) for a, b in zip(after, before, strict=True)) > 1e-3
+
+    with pytest.raises(InputError, match="of another network"):
+        fewer = dataclasses.replace(tiny.network, blocks=(0, 1, 1, 2, 2))
+        train.initial_state(dataclasses.replace(tiny, network=fewer), tmp_path / "weights")
+    with pytest.raises(InputError, match="of another network"):
+        train.initial_state(tiny, ASSETS / "implicit_deformation_small")
 
 
 def test_batches_resume_where_they_were(shards):
