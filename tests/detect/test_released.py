@@ -76,7 +76,7 @@ def test_people(shared, body):
     alpha = image[..., 3:]
     over = alpha * (image[..., :3] - 0.6) + 0.6
     seen = own.person_detector()(np.round(255 * over).astype(np.uint8))
-    assert overlap(seen.mask > 0.5, alpha[..., 0] > 0.5) > 0.9
+    assert overlap(seen.mask > 0.5, alpha[..., 0] > 0.5) > 0.93
     joints = np.asarray(people["joints2d"][0])[[people["joint_names"].index(n) for n in SIDED]]
     points = seen.person.keypoints[[BODY_25.index(n) for n in SIDED]]
     height = np.ptp(np.nonzero(alpha[..., 0] > 0.5)[0])
