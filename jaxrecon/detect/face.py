@@ -16,7 +16,6 @@ from jaxtyping import Float, UInt8
 from jaxrecon.detect.crops import Crop, cut
 from jaxrecon.detect.detections import Detections, Face
 from jaxrecon.detect.finding import (
-    ENOUGH,
     Candidate,
     Network,
     distinct,
@@ -52,8 +51,12 @@ EYES_TO_MOUTH = 1.3
 of ICT-FaceKit's mean."""
 BOX = 2.2
 """Side of the reported box over the distance of the eyes' outer corners."""
+SURE = 0.8
+"""Score of a closer look; of 256 pictures of validation people faces had 0.89 and more, the three
+things beside them that are none 0.61 and less.
+"""
 DOUBTFUL = 0.2
-"""A face below `ENOUGH` but above this is reported where there is no other."""
+"""A face below `SURE` but above this is reported where there is no other."""
 SOURCE = "our own face network"
 """What `Detections.sources` says."""
 SPREAD = 0.04
@@ -91,7 +94,7 @@ def detect_faces(
     looked = [_look_closer(network, photo, c, given=box is not None) for c in candidates]
     # Looked at closely, two candidates may turn out to be one face.
     best = distinct(looked)
-    sure = [one for one in best if one.score >= ENOUGH]
+    sure = [one for one in best if one.score >= SURE]
     chosen = sure or [one for one in best[:1] if one.score >= DOUBTFUL]
     # The largest of those that surely are faces comes first: it is whom the picture shows.
     chosen.sort(key=lambda one: -one.extent * one.score)

@@ -122,6 +122,29 @@ def test_a_given_box_is_looked_at_without_a_search(monkeypatch):
     assert np.abs(found.face.landmarks - truth["points"]).max() < 2
 
 
+@pytest.mark.parametrize(
+    ("scores", "reported"),
+    [
+        ((0.97, 0.7), (0.97,)),  # though the doubtful one is larger
+        ((0.97, 0.9), (0.9, 0.97)),  # the larger one first
+        ((0.6, 0.7), (0.7,)),
+        ((0.1, 0.15), ()),
+    ],
+)
+def test_which_faces_are_reported(monkeypatch, scores, reported):
+    places = [(20.0, np.array([60.0, 60.0])), (30.0, np.array([220.0, 120.0]))]
+    start = [
+        Candidate(centre, extent, score)
+        for (extent, centre), score in zip(places, scores, strict=True)
+    ]
+    truth = {"points": marks(places[0][1], 20.0, 0.0)}
+    monkeypatch.setattr(faces, "look", oracle(truth, 1.0, []))
+    monkeypatch.setattr(faces, "find", lambda network, photo, sides: start)
+    monkeypatch.setattr(faces, "_look_closer", lambda network, photo, one, given: one)
+    found = faces.detect_faces(Network(CONFIG, {}), np.zeros((240, 320, 3), np.uint8))
+    assert tuple(face.score for face in found.faces) == reported
+
+
 def test_no_face_no_detections(monkeypatch):
     monkeypatch.setattr(faces, "find", lambda network, photo, sides: [])
     found = faces.detect_faces(Network(CONFIG, {}), np.zeros((50, 70, 3), np.uint8))
