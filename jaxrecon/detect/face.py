@@ -211,6 +211,6 @@ def parse(
     widest = crop_of(network, candidate, min(ratio for ratio, _ in FAR_LOOKS))
     canvas = canvas_around(widest, FINENESS)
     layers = list(zip((far, wide, close), RIMS, strict=True))
-    wide, narrow = (ratio * candidate.extent for ratio in WINDOWS)
-    values = follow_edges(photo, canvas, lay(canvas, layers), wide, narrow)
+    reaches = (ratio * candidate.extent for ratio in WINDOWS)
+    values = follow_edges(photo, canvas, lay(canvas, layers), *reaches)
     return labels_of(values, canvas, (photo.shape[0], photo.shape[1]))
